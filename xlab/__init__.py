@@ -1,0 +1,3 @@
+"""XLab: a laboratory for transformer language models."""
+
+__version__ = "0.1.0"
