@@ -1,0 +1,94 @@
+"""The filters against naive formulas on whole distributions."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch import Tensor
+
+from xlab.errors import GenerationError
+from xlab.inference.filters import Temperature, TopK, TopP, is_top_k
+
+# few distinct values, so that ties are the rule
+tied_rows = arrays("float64", (2, 9), elements=st.integers(-3, 3).map(float)).map(torch.from_numpy)
+rows = arrays("float32", (2, 9), elements=st.floats(-30, 30, width=32)).map(torch.from_numpy) | tied_rows
+
+
+def kept(filtered: Tensor) -> list[list[int]]:
+    return [row.isfinite().nonzero().flatten().tolist() for row in filtered]
+
+
+def ranking(row: Tensor) -> list[int]:
+    return sorted(range(row.numel()), key=lambda i: (-row[i].item(), i))
+
+
+@given(rows, st.integers(1, 12))
+def test_top_k_keeps_the_first_k_of_the_ranking(logits: Tensor, k: int) -> None:
+    assert kept(TopK(k)(logits)) == [sorted(ranking(row)[:k]) for row in logits]
+
+
+@given(tied_rows, st.integers(1, 9))
+def test_top_k_passes_over_what_is_already_dropped(logits: Tensor, k: int) -> None:
+    logits[:, ::2] = -torch.inf
+    assert kept(TopK(k)(logits)) == [sorted(i for i in ranking(row)[:k] if i % 2) for row in logits]
+    assert is_top_k(logits, k).sum(-1).tolist() == [k, k]
+
+
+@given(rows, st.sampled_from([1e-300, 1e-6, 1 - 1e-6]) | st.floats(1e-8, 1))
+def test_top_p_keeps_the_shortest_start_of_the_ranking_that_reaches_p(logits: Tensor, p: float) -> None:
+    for row, survivors in zip(logits, kept(TopP(p)(logits)), strict=True):
+        order, mass = ranking(row), row.double().softmax(-1)
+        assert survivors == sorted(order[: len(survivors)])
+        held = [math.fsum(mass[i].item() for i in order[:n]) for n in (len(survivors) - 1, len(survivors))]
+        assert held[0] < p + 1e-9
+        assert held[1] > p - 1e-9
+
+
+def test_top_p_of_one_keeps_even_what_rounding_would_lose() -> None:
+    logits = torch.tensor([[0.0, -80.0, -100.0]])
+    assert kept(TopP(1.0)(logits)) == [[0, 1, 2]]
+
+
+def test_top_p_counts_what_top_k_left_as_the_whole() -> None:
+    logits = torch.tensor([[0.4, 0.3, 0.2, 0.1]]).log()
+    # 0.4 of 1 is below p, 0.4 of the 0.7 that top-k leaves is above it
+    assert kept(TopP(0.5)(logits)) == [[0, 1]]
+    assert kept(TopP(0.5)(TopK(2)(logits))) == [[0]]
+
+
+@given(rows, st.floats(0.05, 20))
+def test_temperature_is_division(logits: Tensor, temperature: float) -> None:
+    expected = (logits.double() / temperature).softmax(-1)
+    torch.testing.assert_close(Temperature(temperature)(logits).softmax(-1).double(), expected, rtol=1e-4, atol=1e-6)
+
+
+@given(rows, st.sampled_from([1e-6, 1e-30, 1e-320, 1e300]))
+def test_extreme_temperatures_give_a_distribution(logits: Tensor, temperature: float) -> None:
+    distribution = Temperature(temperature)(logits).softmax(-1)
+    torch.testing.assert_close(distribution.sum(-1), torch.ones_like(distribution[:, 0]))
+    if temperature < 1e-10:
+        best = logits == logits.amax(-1, keepdim=True)
+        assert torch.equal(
+            distribution > 0, best | (distribution > 0) & (logits > logits.amax(-1, keepdim=True) - 1e-9)
+        )
+
+
+@pytest.mark.parametrize("temperature", [-0.1, math.nan, math.inf])
+def test_a_senseless_temperature_is_refused(temperature: float) -> None:
+    with pytest.raises(GenerationError, match=f"temperature .* got {temperature}; 0 is greedy"):
+        Temperature(temperature)
+
+
+@pytest.mark.parametrize("k", [0, -3, 1.5])
+def test_a_senseless_top_k_is_refused(k: int) -> None:
+    with pytest.raises(GenerationError, match=f"top_k must be .* got {k}; None keeps every token"):
+        TopK(k)
+
+
+@pytest.mark.parametrize("p", [0, -0.5, 1.01, math.nan])
+def test_a_senseless_top_p_is_refused(p: float) -> None:
+    with pytest.raises(GenerationError, match=f"top_p must be .* got {p}; 1 or None"):
+        TopP(p)

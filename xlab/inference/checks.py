@@ -1,0 +1,62 @@
+"""Refuse what nothing can be generated from: each check is made once, before the loop."""
+
+import math
+import operator
+
+import torch
+from torch import Tensor
+
+from xlab.errors import GenerationError
+
+
+def count(name: str, value: int, *, least: int, remedy: str) -> int:
+    """Return ``value`` as an int, or raise GenerationError when it is no whole number ≥ ``least``."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise GenerationError(f"{name} must be a whole number of at least {least}, got {value!r}; {remedy}")
+    return number
+
+
+def prompt(x: Tensor) -> None:
+    """Raise GenerationError unless ``x`` is a 1-D tensor of one or more integers."""
+    if not isinstance(x, Tensor):
+        raise GenerationError(f"x must be a 1-D tensor of token ids, got a {type(x).__name__}; pass torch.tensor(ids)")
+    if x.dim() != 1:
+        raise GenerationError(f"x must be 1-D, got shape {tuple(x.shape)}; pass one prompt at a time, as in x[0]")
+    if x.is_floating_point() or x.is_complex() or x.dtype == torch.bool:
+        raise GenerationError(f"x must hold integer token ids, got {x.dtype}; convert it with x.long()")
+    if not x.numel():
+        raise GenerationError("x is empty; begin it with the tokenizer's sos token")
+
+
+def prompt_ids(x: Tensor, vocab_size: int | None) -> None:
+    """Raise GenerationError when a token id of ``x`` is negative or not below ``vocab_size`` (None: not known yet)."""
+    lowest, highest = torch.stack(torch.aminmax(x)).tolist()
+    if vocab_size is not None:
+        token("x contains token id", highest, vocab_size)
+        token("x contains token id", lowest, vocab_size)
+    elif lowest < 0:
+        raise GenerationError(f"x contains token id {lowest}; token ids start at 0")
+
+
+def token(subject: str, token_id: int, vocab_size: int) -> None:
+    """Raise GenerationError when ``token_id``, named by ``subject``, is not in the vocabulary."""
+    if not 0 <= token_id < vocab_size:
+        raise GenerationError(
+            f"{subject} {token_id}, outside the model's vocabulary of {vocab_size} (0 to {vocab_size - 1}); "
+            "use the tokenizer that the model was trained with"
+        )
+
+
+def best_logit(value: float) -> None:
+    """Raise GenerationError when the largest logit (or log-probability) shows that nothing can be chosen."""
+    if math.isnan(value) or value == math.inf:
+        raise GenerationError(
+            "the model's logits contain NaN or infinity; its weights or activations overflowed: "
+            "generate in float32, or use an earlier checkpoint"
+        )
+    if value == -math.inf:
+        raise GenerationError("the model gives every allowed token probability 0; exclude fewer classes")
