@@ -19,3 +19,7 @@ class CheckpointError(XLabError):
 
 class GenerationError(XLabError, ValueError):
     """A request for text that cannot be answered."""
+
+
+class TrainingError(XLabError):
+    """A run that cannot go on, such as one whose loss is no longer a number."""

@@ -1,0 +1,303 @@
+"""Checkpoint files as plain settings, weights and tokenizer; reading never runs what a file brings along.
+
+A training ``.ckpt`` and an exported ``.pt`` hold the same two things: ``xlab``, the header of plain data that
+``header`` makes, and ``state_dict``, the weights. A ``.ckpt`` also holds what Lightning needs to go on training.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xlab import __version__, factories
+from xlab.data.tokenizers import Tokenizer
+from xlab.errors import CheckpointError, ConfigError
+from xlab.transformer.decoder import Decoder
+
+FORMAT = 1
+ALLOW_VARIABLE = "XLAB_ALLOW_MODULES"
+DECODER_PREFIX = "decoder."
+
+# the arguments of XLabModel that describe the decoder, in its own words
+SIZES = ("vocab_size", "max_len", "d_model", "n_layers", "n_heads", "d_ff", "dropout", "tie_embeddings")
+PARTS = ("attention", "norm", "feed_forward", "position", "block")
+
+_allowed = {"xlab", "torch.nn", "torch.optim"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file says, nothing of it built yet.
+
+    Attributes:
+        path: the file.
+        model: the arguments of the model's class, as plain data.
+        data: the arguments of the datamodule's class, as plain data; its tokenizer is in ``tokenizer``.
+        tokenizer: the tokenizer as JSON.
+        weights: the decoder's parameters by name.
+        info: step, metrics, data fingerprint, precision and XLab's version when it was saved.
+        resumable: whether it holds the state of a training run.
+    """
+
+    path: Path
+    model: dict[str, Any]
+    data: dict[str, Any]
+    tokenizer: str
+    weights: dict[str, Tensor]
+    info: dict[str, Any]
+    resumable: bool
+
+
+def allow_module(name: str) -> None:
+    """Let checkpoints name classes of the module or package ``name``: its code runs when such a checkpoint is read."""
+    _allowed.add(name)
+
+
+def header(*, model: Any, data: Any, tokenizer: str, info: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the plain part of a checkpoint.
+
+    Raises:
+        ConfigError: if a setting is not plain data.
+    """
+    settings = {"model": factories.plain(model, "model"), "data": factories.plain(data, "data")}
+    info = {"xlab_version": __version__, **factories.plain(dict(info), "info")}
+    return {"format": FORMAT, **settings, "tokenizer": tokenizer, "info": info}
+
+
+def find(path: str | Path, *, names: Sequence[str] = ("best.ckpt", "last.ckpt")) -> Path:
+    """Give the checkpoint file at ``path``: itself, or the first of ``names`` that a run folder has.
+
+    Raises:
+        CheckpointError: if there is none.
+    """
+    if "://" in str(path):
+        raise CheckpointError(f"{path} is an address; download the checkpoint and give the file's path")
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    for folder in (path / "checkpoints", path):
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+    raise CheckpointError(f"{path} is a folder without checkpoints/{' or checkpoints/'.join(names)}; name the file")
+
+
+def read(path: str | Path, map_location: Any = "cpu") -> Checkpoint:
+    """Read a checkpoint, weights-only, and check that its classes may be imported before any is.
+
+    Args:
+        path: a ``.ckpt``, a ``.pt``, or a run folder.
+        map_location: where the weights go, as in ``torch.load``.
+
+    Raises:
+        CheckpointError: if it is missing, cut short, no checkpoint of XLab's, made by a newer XLab, would have to be
+            unpickled, or names a class outside the allow-list.
+    """
+    path = find(path)
+    content = _load(path, map_location)
+    head = content.get("xlab") if isinstance(content, dict) else None
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(head, dict) or not isinstance(state, dict):
+        raise CheckpointError(f"{path} is not a checkpoint of XLab's: it lacks the xlab header or the weights")
+    if head.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {head.get('format')!r}, this XLab reads {FORMAT}; use its own version")
+    sections = {"model": dict, "data": dict, "tokenizer": str, "info": dict}
+    for key, kind in sections.items():
+        if not isinstance(head.get(key), kind):
+            raise CheckpointError(f"{path} is damaged: its header has no {key}")
+    for settings in (head["model"], head["data"]):
+        _check_classes(settings, path)
+    return Checkpoint(
+        path=path,
+        **{key: head[key] for key in sections},
+        weights={name.removeprefix(DECODER_PREFIX): weight for name, weight in state.items()},
+        resumable="optimizer_states" in content,
+    )
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Decoder, Tokenizer]:
+    """Give the decoder, ready for inference, and the tokenizer of a checkpoint, without importing Lightning.
+
+    Raises:
+        CheckpointError: as ``read``, and if the weights do not fit the settings.
+    """
+    checkpoint = read(path, map_location=device)
+    decoder = restore_decoder(checkpoint).to(device)
+    return decoder.eval().requires_grad_(False), Tokenizer.from_json(checkpoint.tokenizer)
+
+
+def build_decoder(settings: Mapping[str, Any]) -> Decoder:
+    """Make an untrained decoder from the arguments of ``XLabModel``; those it does not know are the training's."""
+    sizes = {key: settings[key] for key in SIZES if key in settings}
+    parts = {key: factories.factory(settings[key]) for key in PARTS if key in settings}
+    return Decoder(**sizes, **parts)
+
+
+def restore_decoder(checkpoint: Checkpoint) -> Decoder:
+    """Make the decoder that a checkpoint describes, with its weights."""
+    try:
+        with torch.device("meta"):  # settings that do not fit the weights are found before memory is taken for them
+            _check_fit(build_decoder(checkpoint.model), checkpoint)
+        with torch.random.fork_rng():  # the initial weights are replaced at once: no draw of the caller's is used up
+            decoder = build_decoder(checkpoint.model)
+    except (ConfigError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
+    decoder.load_state_dict(checkpoint.weights)
+    return decoder
+
+
+def fill(decoder: Decoder, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into ``decoder``.
+
+    Raises:
+        CheckpointError: naming every weight that is missing, surplus or of another shape.
+    """
+    _check_fit(decoder, checkpoint)
+    decoder.load_state_dict(checkpoint.weights)
+
+
+def _check_fit(decoder: Decoder, checkpoint: Checkpoint) -> None:
+    own = decoder.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - checkpoint.weights.keys()]
+    wrong += [f"{name} is not in the model" for name in checkpoint.weights.keys() - own.keys()]
+    for name in own.keys() & checkpoint.weights.keys():
+        if (shape := tuple(checkpoint.weights[name].shape)) != tuple(own[name].shape):
+            wrong.append(f"{name} is {shape}, the model has {tuple(own[name].shape)}")
+    if wrong:
+        raise CheckpointError(f"the weights of {checkpoint.path} do not fit the model: {'; '.join(sorted(wrong))}")
+
+
+def export(path: str | Path, folder: str | Path) -> tuple[Path, bool]:
+    """Write the clean checkpoint of ``path`` into ``folder``: weights, settings and tokenizer, named by content.
+
+    Returns:
+        The file, and whether it was already there.
+
+    Raises:
+        CheckpointError: as ``read``, and if a file of that name holds other content.
+    """
+    checkpoint = read(path)
+    restore_decoder(checkpoint)  # a file that could not be used is not worth exporting
+    digest = content_hash(checkpoint)
+    target = Path(folder) / f"xlab-{digest[:16]}.pt"
+    if target.exists() or target.is_symlink():
+        with contextlib.suppress(CheckpointError):
+            if content_hash(read(target)) == digest:
+                return target, True
+        raise CheckpointError(f"{target} exists and holds something else; move it, or choose another --output")
+    head = header(
+        model=checkpoint.model, data=checkpoint.data, tokenizer=checkpoint.tokenizer, info=dict(checkpoint.info)
+    )
+    head["info"]["xlab_version"] = checkpoint.info.get("xlab_version", __version__)
+    weights = {DECODER_PREFIX + name: weight for name, weight in checkpoint.weights.items()}
+    write({"xlab": head, "state_dict": weights}, target)
+    return target, False
+
+
+def content_hash(checkpoint: Checkpoint) -> str:
+    """Digest everything an exported checkpoint holds, independent of how the file is laid out."""
+    digest = hashlib.sha256()
+    plain = [checkpoint.model, checkpoint.data, checkpoint.tokenizer, checkpoint.info]
+    digest.update(json.dumps(plain, sort_keys=True).encode())
+    for name, weight in sorted(checkpoint.weights.items()):
+        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint file whole or not at all: under a temporary name first, then renamed.
+
+    Raises:
+        CheckpointError: if the disk is full or the folder cannot be written; what stood there before still does.
+    """
+    path = Path(path)
+    try:
+        with _renamed_when_whole(path) as temporary, open(temporary, "wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:
+        reason = _disk_error(error)
+        if reason is None:
+            raise
+        raise CheckpointError(f"cannot write {path}: {reason}; what stood there before still does") from error
+
+
+@contextlib.contextmanager
+def _renamed_when_whole(path: Path) -> Iterator[str]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        # mkstemp makes files that only their owner reads; a checkpoint is as readable as any other file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _disk_error(error: BaseException) -> str | None:
+    """Say what the disk refused; torch's writer wraps the system's error, or reports a short write of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError):
+            return cause.strerror or str(cause)
+        if "PytorchStreamWriter" in str(cause):
+            return "the file could not be written whole (is the disk full?)"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _load(path: Path, map_location: Any) -> Any:
+    try:
+        # mmap: the optimiser's state in a .ckpt is not read from the disk just to be thrown away
+        mapped = zipfile.is_zipfile(path)
+        return torch.load(path, map_location=map_location, weights_only=True, mmap=mapped)
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:
+        message = str(error)
+        if "weights_only" in message.lower() or "Unsupported" in message:
+            raise CheckpointError(
+                f"{path} would have to be unpickled, which can run code hidden in it; "
+                "XLab reads plain tensors and plain data only"
+            ) from error
+        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {message.splitlines()[0]}") from error
+
+
+def _check_classes(settings: Any, path: Path) -> None:
+    allowed = _allowed | set(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
+
+    def inside(name: str) -> bool:
+        return any(name.startswith(f"{module}.") for module in allowed)
+
+    for name in factories.class_paths(settings):
+        module = name.rpartition(".")[0]
+        if module and not inside(name):
+            raise CheckpointError(
+                f"{path} names the class {name}, whose code is not XLab's; if you trust that module, "
+                f"allow it with --allow-module {module} or {ALLOW_VARIABLE}={module}"
+            )
+        try:
+            kind = factories.find_class(name)
+        except ConfigError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        if not inside(f"{kind.__module__}.{kind.__qualname__}"):  # a class that an allowed module merely imported
+            raise CheckpointError(f"{path} names the class {name}, which is {kind.__module__}'s, not XLab's")
