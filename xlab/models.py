@@ -1,0 +1,233 @@
+"""XLabModel: a decoder with its objective, optimiser and schedule, as Lightning trains it.
+
+Letters: B rows, T positions, V vocabulary.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from xlab import checkpoints, factories
+from xlab.data.packing import IGNORED, Batch
+from xlab.errors import ConfigError
+from xlab.training.metrics import TokenMetrics
+from xlab.training.objectives import NextToken, Objective
+from xlab.training.optimizers import decay_groups
+from xlab.training.schedules import Cosine, Schedule
+from xlab.transformer.attention import Attention, MultiHeadAttention
+from xlab.transformer.block import Block, PreNormBlock
+from xlab.transformer.feed_forward import FeedForward, SwiGLU
+from xlab.transformer.kv_cache import KVCache
+from xlab.transformer.norms import Norm, RMSNorm
+from xlab.transformer.positions import Position, RotaryPosition
+
+
+class XLabModel(LightningModule):
+    """A transformer language model and how it is trained."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_len: int = 256,
+        d_model: int = 256,
+        n_layers: int = 4,
+        n_heads: int = 4,
+        d_ff: int | None = None,
+        dropout: float = 0.0,
+        tie_embeddings: bool = True,
+        attention: Callable[[int, int, int], Attention] = MultiHeadAttention,
+        norm: Callable[[int], Norm] = RMSNorm,
+        feed_forward: Callable[[int, int | None], FeedForward] = SwiGLU,
+        position: Callable[[int, int, int], Position] = RotaryPosition,
+        block: Callable[[Attention, FeedForward, Callable[[], Norm], float], Block] = PreNormBlock,
+        objective: Callable[[], Objective] = NextToken,
+        optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = torch.optim.AdamW,
+        schedule: Callable[[int], Schedule] = Cosine,
+        init_from: str | None = None,
+    ) -> None:
+        """Compose the model. Its settings are plain data: a part is a class path, or class_path with init_args.
+
+        Args:
+            vocab_size: number of token ids.
+            max_len: longest context, in tokens.
+            d_model: width of the residual stream.
+            n_layers: number of blocks.
+            n_heads: attention heads; a divisor of d_model.
+            d_ff: inner width of the feed-forwards; left out, each kind takes its own usual multiple of d_model.
+            dropout: share of activations dropped in training, in [0, 1).
+            tie_embeddings: whether the vocabulary projection shares the token embedding's weights.
+            attention: made with (d_model, n_heads, layer index).
+            norm: made with (d_model).
+            feed_forward: made with (d_model, d_ff).
+            position: made with (d_model, n_heads, max_len).
+            block: made with (attention, feed_forward, norm factory, dropout).
+            objective: what is trained.
+            optimizer: made with parameter groups; weight decay touches matrices only.
+            schedule: made with the run's number of optimiser steps.
+            init_from: an XLab checkpoint whose weights a new run starts from.
+
+        Raises:
+            ConfigError: if the numbers do not fit together, or a part is no plain data.
+            CheckpointError: if init_from cannot be read or does not fit.
+        """
+        super().__init__()
+        self.save_hyperparameters()  # under LightningCLI the configuration itself, in Python the arguments
+        settings = factories.plain(dict(self.hparams), "model")
+        self._set_hparams(settings)
+        self.decoder = checkpoints.build_decoder(settings)
+        self.objective: Objective = factories.build(settings["objective"])
+        self.metrics = TokenMetrics()
+        if init_from is not None:
+            checkpoints.fill(self.decoder, checkpoints.read(init_from))
+        self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
+        self._step_tokens: Tensor | None = None  # and of predicted tokens
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str, map_location: Any = "cpu", **changes: Any
+    ) -> "XLabModel":
+        """Rebuild a model from a ``.ckpt``, a ``.pt`` or a run folder; nothing in the file is run.
+
+        Args:
+            checkpoint_path: a local path.
+            map_location: the device to put the model on.
+            changes: settings of the model to override.
+
+        Raises:
+            CheckpointError: if the file cannot be read, or its weights do not fit.
+        """
+        checkpoint = checkpoints.read(checkpoint_path, map_location=map_location)
+        model = cls(**{**checkpoint.model, "init_from": None, **changes})
+        checkpoints.fill(model.decoder, checkpoint)
+        return model.to(map_location) if map_location is not None else model
+
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids there are."""
+        return self.decoder.vocab_size
+
+    @property
+    def max_len(self) -> int:
+        """The longest context, in tokens."""
+        return self.decoder.max_len
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Give the logits of the next token at every position: (B, T) ids to (B, T, V)."""
+        logits: Tensor = self.decoder(ids, cache)
+        return logits
+
+    def make_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
+        """Give an empty KV cache that ``forward`` can be driven with; see ``Decoder.make_cache``."""
+        return self.decoder.make_cache(batch_size, max_len)
+
+    def generate(self, ids: Tensor, max_new_tokens: int = 50, **settings: Any) -> Tensor:
+        """Continue a prompt.
+
+        Args:
+            ids: (T,) token ids.
+            max_new_tokens: how many to add at most.
+            settings: as for ``xlab.inference.sample``.
+
+        Returns:
+            (T',) the new token ids.
+        """
+        from xlab import inference
+
+        return inference.sample(self, ids, max_new_tokens, self.max_len, **settings)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Give a micro-batch's share of the step's loss, scaled for a mean over all of the step's tokens.
+
+        The number of tokens in the whole step is not known yet, so the sum is divided by a nominal count, max_len, here, and
+        the gradients are corrected in ``on_before_optimizer_step``.
+        """
+        targets = batch["targets"]
+        hidden = self.decoder.hidden(batch["inputs"])
+        loss: Tensor = self.objective(hidden, self.decoder.unembedding, targets)
+        tokens = (targets != IGNORED).sum()
+        if self._step_loss is None or self._step_tokens is None:
+            self._step_loss, self._step_tokens = torch.zeros_like(loss), torch.zeros_like(tokens)
+        self._step_loss = self._step_loss + loss.detach()
+        self._step_tokens = self._step_tokens + tokens
+        return loss / self.max_len
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Turn the gradients of nominal means into those of the mean over the step's tokens, on all ranks."""
+        assert self._step_loss is not None and self._step_tokens is not None
+        sums = torch.stack([self._step_loss.float(), self._step_tokens.float()])
+        if self.trainer.world_size > 1:
+            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+        loss, tokens = sums.tolist()
+        self._step_loss = self._step_tokens = None
+        # Lightning divided by the accumulation, DDP by the world size
+        divided = self.max_len * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
+        self.log("train/loss", loss / max(tokens, 1.0), prog_bar=True)
+        self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def on_validation_epoch_start(self) -> None:
+        self.metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        self.metrics.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.metrics.update(self(batch["inputs"]), batch["targets"], batch["n_bytes"])
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.metrics.update(self(batch["inputs"]), batch["targets"], batch["n_bytes"])
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, split: str) -> None:
+        # compute() adds the ranks' sums, so every rank logs the same and nothing is averaged again
+        figures = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
+        self.log_dict({name: value for name, value in figures.items() if not math.isnan(value)}, rank_zero_only=False)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[int]:
+        """Continue one document's beginning: ``prompt`` (1, T) and ``max_new_tokens`` (1,)."""
+        new = self.generate(batch["prompt"][0], int(batch["max_new_tokens"][0]), eos_class=int(batch["eos_id"][0]))
+        ids: list[int] = new.tolist()
+        return ids
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the optimiser, and its schedule per optimiser step over the run's length."""
+        total_steps = self.trainer.estimated_stepping_batches
+        if math.isinf(total_steps):
+            raise ConfigError("the run has no end that a schedule could plan for; set trainer.max_steps or max_epochs")
+        optimizer: Optimizer = factories.build(self.hparams["optimizer"], decay_groups(self))
+        schedule: Schedule = factories.build(self.hparams["schedule"], int(total_steps))
+
+        def factor(step: int) -> float:  # a plain function: LambdaLR would save, and restore, an object's total_steps
+            return schedule(step)
+
+        scheduler = LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the header that makes the file complete in itself."""
+        data = getattr(self.trainer, "datamodule", None)
+        if data is None:
+            raise ConfigError("a checkpoint needs the tokenizer of a datamodule; train with datamodule=XLabDataModule(...)")
+        logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        info = {
+            "step": self.trainer.global_step,
+            "metrics": logged,
+            "precision": str(self.trainer.precision),
+            "data_fingerprint": data.fingerprint,
+        }
+        checkpoint["xlab"] = checkpoints.header(
+            model={**self.hparams, "init_from": None}, data=data.hparams, tokenizer=data.tokenizer.to_json(), info=info
+        )

@@ -1,0 +1,1 @@
+"""What happens to a model while it learns: objectives, optimisers, schedules, metrics."""
