@@ -1,0 +1,1 @@
+"""The scripts' commands: they read options, call the package, and print."""

@@ -1,0 +1,275 @@
+"""XLabCLI: LightningCLI with XLab's layers of settings, checkpoints, run folders and closing words."""
+
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from xlab import checkpoints
+from xlab.commands.cli_errors import OneLineParser
+from xlab.commands.console import INTERRUPTED
+from xlab.commands.layers import LINKS, layered, resumable
+from xlab.datamodules import XLabDataModule
+from xlab.errors import ConfigError
+from xlab.models import XLabModel
+from xlab.training.callbacks import BestAndLast, Progress, Throughput, ValidateAtEnd
+from xlab.training.loggers import JsonLinesLogger
+
+RUNS = Path("logs")
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Write checkpoints whole or not at all, and read them without unpickling anything but plain data."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        checkpoints.write(checkpoint, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        loaded: dict[str, Any] = torch.load(checkpoints.find(path), map_location=map_location, weights_only=True)
+        return loaded
+
+
+class InterruptNotice(Callback):
+    """Say, when Ctrl-C ends a run, how to go on."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
+        advice = f"go on with ./xlab.py fit --ckpt_path {_shown(last)}" if last else "no checkpoint had been written yet"
+        print(f"\ninterrupted at step {trainer.global_step}; {advice}", file=sys.stderr)
+
+
+class ContinuationWriter(Callback):
+    """Write what ``predict`` generates to a file, a JSON line a document, as it comes."""
+
+    def __init__(self, path: str, datamodule: XLabDataModule) -> None:
+        self._path = Path(path)
+        self._datamodule = datamodule
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text("", encoding="utf-8")
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
+    ) -> None:
+        decode = self._datamodule.tokenizer.decode
+        line = {
+            "document": int(batch["index"]),
+            "prompt": decode(batch["prompt"][0]),
+            "continuation": decode(outputs),
+        }
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+class XLabCLI(LightningCLI):
+    """fit, validate, test and predict, each configured by layers of YAML and the command line.
+
+    The layers, each over the one before: ``conf/defaults.yaml``; the data settings of a checkpoint that is given; the
+    user's ``-c`` files and options; and what a checkpoint decides alone (its architecture and its tokenizer).
+    """
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        # weights_only is always true; what is predicted goes to a file
+        skipped = {"weights_only", "verbose", "return_predictions"}
+        return {name: arguments | skipped for name, arguments in LightningCLI.subcommands().items()}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for target, source in LINKS.items():
+            # a vocabulary's size is the tokenizer's, known when the datamodule stands
+            when = "instantiate" if source == "data.vocab_size" else "parse"
+            parser.link_arguments(source, target, apply_on=when)
+        parser.add_argument(
+            "--allow_module",
+            type=str | None,
+            default=None,
+            help="Module whose classes checkpoints may name; its code is run when such a checkpoint is read.",
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.add_argument("--json", type=str | None, default=None, help="File to write the figures to.")
+        if subcommand == "predict":
+            help_text = "File of the continuations, a JSON line a document."
+            parser.add_argument("--output", type=str, default="predictions.jsonl", help=help_text)
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        subcommand, *given = args
+        self.config = parser.parse_args(layered(subcommand, given))
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: a checkpoint's settings are a layer of the arguments already."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        loggers: list[Logger] | bool = False
+        own: list[Callback] = [Progress()]
+        if self.subcommand == "fit":
+            folder = next_run_folder()
+            asked = self._get(self.config_init, "trainer").logger
+            loggers = [JsonLinesLogger(str(folder))]
+            if asked in (None, True):
+                loggers.insert(0, TensorBoardLogger(".", folder.parent.name, folder.name, default_hp_metric=False))
+            elif asked:
+                loggers += asked if isinstance(asked, list) else [asked]
+            own += [Throughput(), ValidateAtEnd(), InterruptNotice()]
+            if self._get(self.config_init, "trainer").enable_checkpointing is not False:
+                own.append(BestAndLast())
+        if self.subcommand == "predict":
+            own.append(ContinuationWriter(self._get(self.config, "output"), self.datamodule))
+        # windows know their rank: Lightning must not wrap their sampler
+        kwargs |= {"logger": loggers, "use_distributed_sampler": False, "enable_model_summary": False}
+        kwargs["callbacks"] = [*(self._get(self.config_init, "trainer").callbacks or []), *own]
+        kwargs["plugins"] = [*(self._get(self.config_init, "trainer").plugins or []), WholeFiles()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        path = self._get(self.config, "ckpt_path")
+        kwargs: dict[str, Any] = {"model": self.model, "datamodule": self.datamodule, "weights_only": True}
+        if subcommand == "fit":
+            return kwargs | {"ckpt_path": path and str(resumable(path))}
+        if path is None:
+            raise ConfigError(f"{subcommand} needs a trained model; give --ckpt_path FILE_OR_RUN_FOLDER")
+        checkpoint = checkpoints.read(path)
+        checkpoints.fill(self.model.decoder, checkpoint)  # a .ckpt and an exported .pt alike
+        self._warn_of_other_data(checkpoint)
+        return kwargs | ({"verbose": False} if subcommand != "predict" else {"return_predictions": False})
+
+    def before_fit(self) -> None:
+        # every rank comes by here before there is a process group: one prepares, the others wait on its lock file
+        self.datamodule.prepare_data()
+        path = self._get(self.config, "ckpt_path")
+        if path is not None:
+            self._refuse_other_data(checkpoints.read(resumable(path)))
+        self._introduce()
+
+    def before_validate(self) -> None:
+        self.datamodule.prepare_data()
+
+    before_test = before_predict = before_validate
+
+    def after_fit(self) -> None:
+        callback = self.trainer.checkpoint_callback
+        if not self.trainer.is_global_zero or callback is None or not callback.best_model_path:
+            return
+        checkpoint = checkpoints.read(callback.best_model_path)
+        metrics = checkpoint.info["metrics"]
+        print(f"\nbest checkpoint, of step {checkpoint.info['step']}:")
+        print(table(metrics, "val") if "val/loss" in metrics else "no validation data, so it is simply the last one")
+        print(f"checkpoint    {_shown(checkpoint.path)}")
+        print(f'next          ./infer.py {_shown(checkpoint.path)} "The"')
+
+    def after_validate(self) -> None:
+        self._report("val")
+
+    def after_test(self) -> None:
+        self._report("test")
+
+    def after_predict(self) -> None:
+        print(self._get(self.config, "output"))
+
+    @rank_zero_only
+    def _report(self, split: str) -> None:
+        figures = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+        print(table(figures, split))
+        path = self._get(self.config, "json")
+        if path is not None:
+            content = {name.partition("/")[2]: value for name, value in figures.items()}
+            Path(path).write_text(json.dumps({"split": split, **content}, indent=2) + "\n", encoding="utf-8")
+
+    @rank_zero_only
+    def _introduce(self) -> None:
+        data = self.datamodule._ready.description["splits"]
+        tokens = ", ".join(f"{split} {sizes['tokens']:,}" for split, sizes in data.items())
+        weights = sum(weight.numel() for weight in self.model.decoder.parameters())
+        print(f"model: {weights:,} parameters; tokens: {tokens}", file=sys.stderr)
+
+    def _refuse_other_data(self, checkpoint: checkpoints.Checkpoint) -> None:
+        if self._same_data(checkpoint):
+            return
+        raise ConfigError(
+            f"the corpus is not the one {checkpoint.path} was trained on, so its run cannot go on; restore the corpus "
+            f"and its splits, or start a new run from the weights with --model.init_from {checkpoint.path}"
+        )
+
+    def _warn_of_other_data(self, checkpoint: checkpoints.Checkpoint) -> None:
+        if not self._same_data(checkpoint):
+            print(
+                "note: the corpus is not the one the checkpoint was trained with; figures logged then will differ",
+                file=sys.stderr,
+            )
+
+    def _same_data(self, checkpoint: checkpoints.Checkpoint) -> bool:
+        return bool(checkpoint.info.get("data_fingerprint") == self.datamodule.fingerprint)
+
+
+def run(subcommand: str, arguments: list[str]) -> None:
+    """Run one of LightningCLI's subcommands with XLab's model and data.
+
+    Raises:
+        XLabError: for what the user can mend.
+    """
+    _quiet()
+    sys.argv = [f"{sys.argv[0]}"]  # LightningCLI warns of arguments given twice
+    try:
+        XLabCLI(
+            XLabModel,
+            XLabDataModule,
+            args=[subcommand, *arguments],
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_class=OneLineParser,
+        )
+    except MisconfigurationException as error:  # Lightning's own complaint about trainer settings
+        raise ConfigError(f"trainer: {error}") from error
+
+
+def next_run_folder() -> Path:
+    """Give the first ``logs/version_N`` behind all there are."""
+    numbers = [int(match[1]) for path in RUNS.glob("version_*") if (match := re.fullmatch(r"version_(\d+)", path.name))]
+    return RUNS / f"version_{max(numbers, default=-1) + 1}"
+
+
+def table(figures: dict[str, float], split: str) -> str:
+    """Lay out the figures of a split, a line each."""
+    styles = {"loss": ".4f", "perplexity": ".2f", "bits_per_byte": ".4f", "accuracy": ".4f"}
+    rows = [(name, figures[f"{split}/{name}"], style) for name, style in styles.items() if f"{split}/{name}" in figures]
+    return "\n".join(f"{split + ' ' + name.replace('_', ' '):<20} {value:{style}}" for name, value, style in rows)
+
+
+def _shown(path: str | Path) -> str:
+    """Give a path as one would type it here."""
+    shown = os.path.relpath(path)
+    return str(path) if shown.startswith("..") else shown
+
+
+def _quiet() -> None:
+    """Silence what Lightning says of every run, and keep its warnings that call for something."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for noise in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",  # a run's folder is new
+        ".*The dirpath has changed.*",  # a resumed run has a folder of its own
+        ".*is not resumable.*",  # the sampler begins where the checkpoint was taken
+        ".*LeafSpec.*",
+        ".*treespec.*",
+        ".*weights_only.*",
+    ):
+        warnings.filterwarnings("ignore", noise)

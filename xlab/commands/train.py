@@ -1,0 +1,43 @@
+"""./xlab.py: train a model, measure it, let it continue documents."""
+
+
+import click
+
+from xlab.commands.console import DEBUG_OPTION, one_line_errors
+
+PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Train transformer language models from YAML.
+
+    Without -c, every command starts from conf/defaults.yaml; each -c FILE and each --key value goes on top.
+
+    \b
+    ./xlab.py fit                                  train the default model on the embedded corpus
+    ./xlab.py fit -c conf/data/text.yaml --data.source.paths my.txt
+    ./xlab.py fit --ckpt_path logs/version_0       go on where a run stopped
+    ./xlab.py validate --ckpt_path logs/version_0  repeat a run's validation figures
+    ./xlab.py fit --print_config                   show every setting and its value
+    """
+
+
+def _add(subcommand: str, summary: str) -> None:
+    @main.command(subcommand, help=summary, context_settings=PASSED_ON)
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        debug = DEBUG_OPTION in arguments
+        passed = [argument for argument in arguments if argument != DEBUG_OPTION]
+        with one_line_errors(f"xlab.py {subcommand}", debug=debug):
+            from xlab.commands.lightning_cli import run  # seconds of imports that --help does not need
+
+            run(subcommand, passed)
+
+
+_add("fit", "Train, and keep the best and the last checkpoint in logs/version_N/.")
+_add("validate", "Measure a checkpoint on the validation split.")
+_add("test", "Measure a checkpoint on the test split.")
+_add("predict", "Continue the documents of the predict split.")
+
+
