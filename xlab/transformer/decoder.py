@@ -1,0 +1,153 @@
+"""The decoder: token ids in, next-token logits out, composed of factories for its parts.
+
+Letters: B batch, T positions, D width, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from xlab.errors import ConfigError, GenerationError
+from xlab.transformer.attention import Attention, Context, MultiHeadAttention
+from xlab.transformer.block import Block, PreNormBlock
+from xlab.transformer.feed_forward import FeedForward, SwiGLU
+from xlab.transformer.kv_cache import KVCache, Placement
+from xlab.transformer.norms import Norm, RMSNorm
+from xlab.transformer.positions import Position, RotaryPosition
+
+
+class Decoder(nn.Module):
+    """A causal language model (Radford et al. 2018; Vaswani et al. 2017, arXiv 1706.03762).
+
+    Args:
+        vocab_size: number of token ids V.
+        max_len: the longest sequence, in tokens.
+        d_model: width D of the residual stream.
+        n_layers: number of blocks.
+        n_heads: number of query heads.
+        d_ff: inner width of the feed-forward layers; None leaves it to them.
+        attention: makes a layer's attention from (d_model, n_heads, layer index).
+        norm: makes a norm from (d_model).
+        feed_forward: makes a layer's feed-forward from (d_model, d_ff).
+        position: makes what tells places apart from (d_model, n_heads, max_len).
+        block: makes a layer from (attention, feed_forward, a function that makes a norm, dropout).
+        dropout: share of the embeddings, and of each branch's output, dropped in training.
+        tie_embeddings: whether the vocabulary projection is the embedding's own matrix (Press and Wolf 2016, arXiv
+            1608.05859).
+
+    Raises:
+        ConfigError: for a size below 1, a dropout outside [0, 1), or parts that do not fit together.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        max_len: int,
+        d_model: int,
+        n_layers: int,
+        n_heads: int,
+        d_ff: int | None = None,
+        *,
+        attention: Callable[[int, int, int], Attention] = MultiHeadAttention,
+        norm: Callable[[int], Norm] = RMSNorm,
+        feed_forward: Callable[[int, int | None], FeedForward] = SwiGLU,
+        position: Callable[[int, int, int], Position] = RotaryPosition,
+        block: Callable[[Attention, FeedForward, Callable[[], Norm], float], Block] = PreNormBlock,
+        dropout: float = 0.0,
+        tie_embeddings: bool = True,
+    ) -> None:
+        super().__init__()
+        sizes = {
+            "vocab_size": vocab_size,
+            "max_len": max_len,
+            "d_model": d_model,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"{name} must be at least 1, got {size}")
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be in [0, 1), got {dropout}")
+        self.vocab_size, self.max_len, self.n_layers = vocab_size, max_len, n_layers
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.dropout = nn.Dropout(dropout)
+        blocks = [
+            block(attention(d_model, n_heads, layer), feed_forward(d_model, d_ff), lambda: norm(d_model), dropout)
+            for layer in range(n_layers)
+        ]
+        self.blocks = nn.ModuleList(blocks)
+        self.position = position(d_model, n_heads, max_len)
+        self.norm = norm(d_model) if blocks[-1].needs_final_norm else nn.Identity()
+        self._cache_shapes = [(block.attention.n_kv_heads, block.attention.head_dim) for block in blocks]
+        self.output = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
+        self.reset_parameters()
+
+    @property
+    def unembedding(self) -> Tensor:
+        """The vocabulary projection's weight, (V, D): logits are ``F.linear(decoder.hidden(ids), unembedding)``."""
+        return self.embedding.weight if self.output is None else self.output.weight
+
+    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """The states that the vocabulary projection reads.
+
+        Args:
+            ids: (B, T), int64; with a cache, the tokens that follow those it holds.
+            cache: of ``make_cache``; it takes in the tokens.
+
+        Returns:
+            (B, T, D), normalised.
+
+        Raises:
+            ConfigError: when a row grows longer than ``max_len``.
+            GenerationError: when the cache is full, or has another number of rows.
+        """
+        n_rows, n_tokens = ids.shape
+        if cache is not None and cache.batch_size != n_rows:
+            raise GenerationError(f"the KV cache has {cache.batch_size} rows, the tokens have {n_rows}")
+        length = n_tokens if cache is None else cache.longest + n_tokens
+        if length > self.max_len:
+            raise ConfigError(f"a sequence of {length} tokens is longer than the model's max_len, {self.max_len}")
+        placement = Placement(n_tokens, ids.device) if cache is None else cache.place(n_tokens)
+        context = Context(self.position, placement)
+        x = self.dropout(self.position.embed(self.embedding(ids), placement.positions))  # (B, T, D)
+        for block in self.blocks:
+            x = block(x, context)
+        if cache is not None:
+            cache.advance(n_tokens)
+        normalised: Tensor = self.norm(x)
+        return normalised
+
+    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+        """Logits of the token after each, (B, T, V); see ``hidden``."""
+        return F.linear(self.hidden(ids, cache), self.unembedding)
+
+    def make_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
+        """An empty cache for ``batch_size`` rows of up to ``max_len`` tokens (the model's if not given), on its device.
+
+        Raises:
+            ConfigError: for a ``max_len`` above the model's, or no rows.
+        """
+        capacity = self.max_len if max_len is None else max_len
+        if capacity > self.max_len:
+            raise ConfigError(f"a cache for {capacity} tokens is longer than the model's max_len, {self.max_len}")
+        weight = self.embedding.weight
+        return KVCache(batch_size, capacity, self._cache_shapes, device=weight.device, dtype=weight.dtype)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Start anew, as GPT-2 does (Radford et al. 2019, section 2.3): weights normal, of deviation 0.02; biases zero.
+
+        The projections that write to the residual stream, ``out`` and ``down``, are divided by √(2 · n_layers), since
+        that many of their outputs add up. After ``to_empty`` this fills everything.
+        """
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                is_residual = name.rpartition(".")[2] in ("out", "down")
+                module.weight.normal_(0.0, 0.02 / (2 * self.n_layers) ** 0.5 if is_residual else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                module.bias.zero_()
+            if isinstance(module, Norm | Position):
+                module.reset_parameters()

@@ -1,0 +1,212 @@
+"""The KV cache: keys and values of tokens already seen, and where the next ones stand and what they may see.
+
+Letters: B batch, T new tokens of a row, S keys, H key-value heads, Dh width of a head.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from xlab.errors import ConfigError, GenerationError
+
+
+class Placement:
+    """Where one forward pass's tokens stand, which keys they may see, and where their own keys and values go.
+
+    The base class is a pass without a cache: the keys are the tokens' own. A way to store that is not here yet (such as
+    ``index_copy_`` at a tensor's place under a mask over all the capacity, for a compiled step of one shape) is a new
+    subclass.
+
+    Args:
+        n_tokens: T.
+        device: where the tokens are.
+
+    Attributes:
+        positions: of the tokens in their rows, (T,), or (B, T) when rows stand at different places.
+    """
+
+    positions: Tensor
+
+    def __init__(self, n_tokens: int, device: torch.device) -> None:
+        self.positions = torch.arange(n_tokens, device=device)
+
+    @property
+    def key_positions(self) -> Tensor:
+        """Of the keys that ``store`` gives back, (S,)."""
+        return self.positions
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the mask says no more than "causal" (keys and queries are the same tokens) or than "everything"."""
+        return True
+
+    def visible(self) -> Tensor:
+        """Which keys each token may see: its own and those before it, (T, S) or (B, 1, T, S)."""
+        seen = self.key_positions <= self.positions.unsqueeze(-1)
+        return seen.unsqueeze(1) if seen.dim() == 3 else seen
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh)."""
+        return keys, values
+
+
+class KVCache:
+    """Keys and values of every layer, preallocated; rows may hold different numbers of tokens.
+
+    Rows of equal length, the common case, are stored into and read as plain slices, without a mask; lengths are Python
+    numbers, so that no step waits for the device. To fill rows with prompts of different lengths, pad them on the
+    right, run them at once, and ``rewind`` to the true lengths: causal attention never saw the padding.
+
+    Args:
+        batch_size: number of rows B.
+        capacity: the most tokens that a row can hold.
+        shapes: number of key-value heads H and width of a head Dh, for each layer.
+        device: where to keep it.
+        dtype: of keys and values.
+
+    Raises:
+        ConfigError: for a batch size or capacity below 1.
+    """
+
+    def __init__(
+        self,
+        batch_size: int,
+        capacity: int,
+        shapes: Sequence[tuple[int, int]],
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        if batch_size < 1 or capacity < 1:
+            raise ConfigError(f"a KV cache needs at least one row and one place, got {batch_size} × {capacity}")
+
+        def allocate(heads: int, head_dim: int) -> Tensor:
+            # zeros: a place that is masked may be one that was never written, and 0 × NaN is NaN
+            return torch.zeros(batch_size, heads, capacity, head_dim, device=device, dtype=dtype)
+
+        self.capacity = capacity
+        self.keys = [allocate(*shape) for shape in shapes]
+        self.values = [allocate(*shape) for shape in shapes]
+        self._lengths = [0] * batch_size
+
+    @property
+    def batch_size(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens held by each row, (B,), int64, on the cache's device."""
+        return torch.tensor(self._lengths, device=self.keys[0].device)
+
+    @property
+    def longest(self) -> int:
+        """Tokens held by the longest row."""
+        return max(self._lengths)
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all rows hold equally many tokens."""
+        return self.longest == min(self._lengths)
+
+    @property
+    def n_bytes(self) -> int:
+        """Memory of keys and values; known on the meta device too."""
+        return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
+
+    def place(self, n_tokens: int) -> Placement:
+        """Where each row's next tokens go; ``advance`` counts them once all layers have stored theirs.
+
+        Raises:
+            GenerationError: when a row has not that many places left.
+        """
+        if self.longest + n_tokens > self.capacity:
+            raise GenerationError(
+                f"the KV cache is full: a row holds {self.longest} of {self.capacity} tokens, and {n_tokens} more "
+                "do not fit; make it longer, or rewind it"
+            )
+        if self.is_uniform:
+            return _UniformPlacement(self, self.longest, n_tokens)
+        return _RaggedPlacement(self, n_tokens)
+
+    def advance(self, n_tokens: int) -> None:
+        """Count ``n_tokens`` more in every row."""
+        self._lengths = [length + n_tokens for length in self._lengths]
+
+    def rewind(self, lengths: int | Sequence[int] | Tensor) -> None:
+        """Forget all but the first ``lengths`` tokens, of every row or of each.
+
+        Raises:
+            GenerationError: when a row holds fewer than it should keep, or rows and lengths differ in number.
+        """
+        if isinstance(lengths, Tensor):
+            lengths = lengths.tolist()
+        kept = [lengths] * self.batch_size if isinstance(lengths, int) else list(lengths)
+        if len(kept) != self.batch_size or not all(0 <= k <= n for k, n in zip(kept, self._lengths, strict=True)):
+            raise GenerationError(f"a KV cache of rows with {self._lengths} tokens cannot be rewound to {kept}")
+        self._lengths = kept
+
+    def reorder(self, rows: Tensor) -> None:
+        """Make row i what row ``rows[i]`` was: select, drop or duplicate rows, for beams and for n samples of a prompt.
+
+        Args:
+            rows: (B',), int64; as many as before are copied in place, another number gets memory of its own.
+        """
+        used = self.longest
+        for held in (self.keys, self.values):
+            for layer, old in enumerate(held):
+                chosen = old[:, :, :used].index_select(0, rows)  # a copy: rows may swap
+                if len(rows) != self.batch_size:
+                    held[layer] = old.new_zeros(len(rows), *old.shape[1:])
+                held[layer][:, :, :used] = chosen
+        # rows of equal length stay so, whichever they are: no need to wait for the device to say
+        self._lengths = [used] * len(rows) if self.is_uniform else [self._lengths[row] for row in rows.tolist()]
+
+
+class _UniformPlacement(Placement):
+    """All rows hold ``start`` tokens."""
+
+    def __init__(self, cache: KVCache, start: int, n_tokens: int) -> None:
+        self.cache = cache
+        self.start, self.end = start, start + n_tokens
+        self.positions = torch.arange(self.start, self.end, device=cache.keys[0].device)
+
+    @property
+    def key_positions(self) -> Tensor:
+        return torch.arange(self.end, device=self.positions.device)
+
+    @property
+    def is_plain(self) -> bool:
+        return self.start == 0 or self.end == self.start + 1
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
+        all_keys[:, :, self.start : self.end] = keys
+        all_values[:, :, self.start : self.end] = values
+        return all_keys[:, :, : self.end], all_values[:, :, : self.end]
+
+
+class _RaggedPlacement(Placement):
+    """Each row goes on where it ended."""
+
+    def __init__(self, cache: KVCache, n_tokens: int) -> None:
+        self.cache = cache
+        self.end = cache.longest + n_tokens
+        device = cache.keys[0].device
+        self.rows = torch.arange(cache.batch_size, device=device).unsqueeze(-1)  # (B, 1)
+        self.positions = cache.lengths.unsqueeze(-1) + torch.arange(n_tokens, device=device)  # (B, T)
+
+    @property
+    def key_positions(self) -> Tensor:
+        return torch.arange(self.end, device=self.positions.device)
+
+    @property
+    def is_plain(self) -> bool:
+        return False
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
+        # places by row are advanced indices around a slice, so that heads come after them: (B, T, H, Dh)
+        all_keys[self.rows, :, self.positions] = keys.transpose(1, 2).to(all_keys.dtype)
+        all_values[self.rows, :, self.positions] = values.transpose(1, 2).to(all_values.dtype)
+        return all_keys[:, :, : self.end], all_values[:, :, : self.end]

@@ -1,0 +1,193 @@
+"""Positions: how a token's place enters the model, in its embedding, its queries and keys, or its attention scores.
+
+Letters: B batch, T positions, S keys, D width, H heads, Dh width of a head.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from xlab.errors import ConfigError
+
+
+class Position(nn.Module):
+    """Tells the model where tokens stand; made as ``position(d_model, n_heads, max_len)``.
+
+    Each of the three ways is the identity unless a subclass overrides it. ``positions`` are the tokens' indices in
+    their own sequence: (T,) when all rows stand at the same places, (B, T) when they do not.
+    """
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Change the token embeddings, (B, T, D)."""
+        return x
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Change queries or keys, (B, H, T, Dh), or both at once, side by side among the heads."""
+        return x
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor | None:
+        """What to add to the attention scores: (1 or B, H, T, S) for queries (T,) or (B, T) and keys (S,)."""
+        return None
+
+    def reset_parameters(self) -> None:
+        """Fill fixed tables again, after ``to_empty`` left them without content."""
+
+
+class NoPosition(Position):
+    """Nothing: causal attention alone lets a model tell places apart (Kazemnejad et al. 2023, arXiv 2305.19466).
+
+    Args:
+        d_model: width D of the model.
+        n_heads: number of query heads H.
+        max_len: the longest sequence, in tokens.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
+        super().__init__()
+
+
+class LearnedPosition(Position):
+    """One learned vector for each place, added to the token's (as in GPT-2, Radford et al. 2019).
+
+    Args:
+        d_model: width D of the model.
+        n_heads: number of query heads H.
+        max_len: the longest sequence, in tokens.
+    """
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(max_len, d_model)
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        places: Tensor = self.table(positions)  # (T, D) or (B, T, D)
+        return x + places
+
+
+class SinusoidalPosition(Position):
+    """Fixed waves of many lengths, added to the token's vector (Vaswani et al. 2017, arXiv 1706.03762, section 3.5).
+
+    The paper scales token embeddings by √D beside waves of amplitude 1. Here embeddings start at a standard deviation
+    of 0.02, so the waves are scaled to that size instead: neither drowns the other.
+
+    Args:
+        d_model: width D of the model, even.
+        n_heads: number of query heads H.
+        max_len: the longest sequence, in tokens.
+        base: the longest wave is 2π · base tokens long.
+        amplitude: of the waves.
+    """
+
+    table: Tensor
+
+    def __init__(
+        self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0, amplitude: float = 0.02
+    ) -> None:
+        super().__init__()
+        if d_model % 2:
+            raise ConfigError(f"sinusoidal positions need an even d_model, got {d_model}")
+        self.d_model, self.max_len, self.base, self.amplitude = d_model, max_len, base, amplitude
+        self.register_buffer("table", _fixed(self._waves()), persistent=False)  # (max_len, D)
+
+    def reset_parameters(self) -> None:
+        self.table.copy_(self._waves())
+
+    def embed(self, x: Tensor, positions: Tensor) -> Tensor:
+        return x + self.table[positions].to(x.dtype)
+
+    def _waves(self) -> Tensor:
+        angles = _angles(self.max_len, self.d_model, self.base)
+        # sine at even, cosine at odd places of the vector
+        return self.amplitude * torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+class RotaryPosition(Position):
+    """Turn queries and keys by angles that grow with the place (Su et al. 2021, arXiv 2104.09864, eq. 34).
+
+    The pairs that turn together are (i, i + Dh/2), the halves of a head, as in Llama's published weights in
+    ``transformers``; the paper pairs neighbours, (2i, 2i + 1), which is the same up to a permutation of the rows of the
+    query and key projections.
+
+    Args:
+        d_model: width D of the model.
+        n_heads: number of query heads H; D / H must be even.
+        max_len: the longest sequence, in tokens.
+        base: the slowest pair turns by about 1 / base a token.
+    """
+
+    table: Tensor
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
+        super().__init__()
+        head_dim, rest = divmod(d_model, n_heads)
+        if rest or head_dim % 2:
+            raise ConfigError(
+                f"rotary positions need an even d_model / n_heads, got {d_model} / {n_heads} = {d_model / n_heads:g}"
+            )
+        if base <= 0:
+            raise ConfigError(f"the base of rotary positions must be above 0, got {base}")
+        self.head_dim, self.max_len, self.base = head_dim, max_len, base
+        self.register_buffer("table", _fixed(self._turns()), persistent=False)  # (max_len, 2, Dh/2)
+
+    def reset_parameters(self) -> None:
+        self.table.copy_(self._turns())
+
+    def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
+        turns = self.table[positions].to(x.dtype)  # (T, 2, Dh/2) or (B, T, 2, Dh/2)
+        if positions.dim() == 2:
+            turns = turns.unsqueeze(1)  # the same for all heads
+        cos, sin = turns.unbind(-2)
+        first, second = x.chunk(2, dim=-1)
+        return torch.cat(
+            (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
+        )
+
+    def _turns(self) -> Tensor:
+        angles = _angles(self.max_len, self.head_dim, self.base)
+        return torch.stack((angles.cos(), angles.sin()), dim=-2)
+
+
+class ALiBi(Position):
+    """Lower the score of a key in proportion to its distance (Press et al. 2021, arXiv 2108.12409, section 3).
+
+    Args:
+        d_model: width D of the model.
+        n_heads: number of query heads H.
+        max_len: the longest sequence, in tokens.
+    """
+
+    slopes: Tensor
+
+    def __init__(self, d_model: int, n_heads: int, max_len: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.register_buffer("slopes", _fixed(torch.tensor(_alibi_slopes(n_heads), device="cpu")), persistent=False)
+
+    def reset_parameters(self) -> None:
+        self.slopes.copy_(torch.tensor(_alibi_slopes(self.n_heads), device="cpu"))
+
+    def bias(self, query_positions: Tensor, key_positions: Tensor) -> Tensor:
+        distance = query_positions.unsqueeze(-1) - key_positions  # (T, S) or (B, T, S)
+        return -self.slopes[:, None, None] * distance.reshape(-1, 1, *distance.shape[-2:])  # (1 or B, H, T, S)
+
+
+def _alibi_slopes(n_heads: int) -> list[float]:
+    """2^(-8/n), 2^(-16/n), … for a power of two; else those of the power below, and every other one of that above."""
+    power = 2 ** math.floor(math.log2(n_heads))
+    slopes = [2 ** (-8 * i / power) for i in range(1, power + 1)]
+    between = [2 ** (-4 * i / power) for i in range(1, 2 * power + 1, 2)]
+    return slopes + between[: n_heads - power]
+
+
+def _angles(max_len: int, width: int, base: float) -> Tensor:
+    """The angle of each place and pair, (max_len, width / 2): place · base^(-2i / width)."""
+    # float64: a float32 angle of place 100,000 is off by 0.004
+    frequencies = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+    return torch.outer(torch.arange(max_len, dtype=torch.float64, device="cpu"), frequencies)
+
+
+def _fixed(table: Tensor) -> Tensor:
+    """A table in float32, with content even where parameters are made on the meta device: no checkpoint holds it."""
+    default = torch.get_default_device()
+    return table.to(table.device if default.type == "meta" else default, torch.float32)
