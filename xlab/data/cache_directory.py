@@ -1,0 +1,71 @@
+"""Share a cache directory between processes: one works at a time, and a killed one leaves nothing for good."""
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from xlab.errors import DataError
+
+_DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@contextmanager
+def locked(cache: Path, identity: str) -> Iterator[None]:
+    """Hold the lock of one corpus; whoever comes second waits, and says so."""
+    lock = filelock.FileLock(cache / f"{identity}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        # a file lock waits as long as it takes, where a collective would run into the group's time-out
+        print(f"Waiting for another process that prepares the same data in {cache} …", file=sys.stderr, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def scratch_directory(cache: Path, identity: str) -> Iterator[Path]:
+    """Lend a directory that is gone afterwards, unless it was renamed; call under the lock."""
+    _remove_abandoned(cache, identity)
+    scratch = cache / f".{identity}.{os.getpid()}.tmp"
+    scratch.mkdir()
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _remove_abandoned(cache: Path, identity: str) -> None:
+    """Remove what killed processes left: whose lock can be had, nobody works on."""
+    for leftover in cache.glob(".*.tmp"):
+        owner = leftover.name.split(".")[1]
+        if owner == identity:
+            shutil.rmtree(leftover, ignore_errors=True)
+            continue
+        lock = filelock.FileLock(cache / f"{owner}.lock")
+        try:
+            with lock.acquire(blocking=False):
+                shutil.rmtree(leftover, ignore_errors=True)
+        except filelock.Timeout:
+            continue
+
+
+@contextmanager
+def disk_errors(cache: Path) -> Iterator[None]:
+    """Report a full or forbidden disk as what it means to the user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_IS_FULL:
+            raise DataError(
+                f"The disk of {cache.absolute()} is full; nothing was kept. Free some space or set data.cache_dir."
+            ) from error
+        raise DataError(f"Data cannot be prepared in {cache.absolute()}: {error}. Set data.cache_dir.") from error
