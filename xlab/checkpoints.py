@@ -111,7 +111,9 @@ def read(path: str | Path, map_location: Any = "cpu") -> Checkpoint:
     if not isinstance(head, dict) or not isinstance(state, dict):
         raise CheckpointError(f"{path} is not a checkpoint of XLab's: it lacks the xlab header or the weights")
     if head.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {head.get('format')!r}, this XLab reads {FORMAT}; use its own version")
+        raise CheckpointError(
+            f"{path} has format {head.get('format')!r}, this XLab reads {FORMAT}; use its own version"
+        )
     sections = {"model": dict, "data": dict, "tokenizer": str, "info": dict}
     for key, kind in sections.items():
         if not isinstance(head.get(key), kind):
@@ -139,9 +141,9 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Decoder,
 
 def build_decoder(settings: Mapping[str, Any]) -> Decoder:
     """Make an untrained decoder from the arguments of ``XLabModel``; those it does not know are the training's."""
-    sizes = {key: settings[key] for key in SIZES if key in settings}
-    parts = {key: factories.factory(settings[key]) for key in PARTS if key in settings}
-    return Decoder(**sizes, **parts)
+    arguments: dict[str, Any] = {key: settings[key] for key in SIZES if key in settings}
+    arguments |= {key: factories.factory(settings[key]) for key in PARTS if key in settings}
+    return Decoder(**arguments)
 
 
 def restore_decoder(checkpoint: Checkpoint) -> Decoder:

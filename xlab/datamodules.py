@@ -86,7 +86,7 @@ class XLabDataModule(LightningDataModule):
 
     def __init__(
         self,
-        source: Source = PythonDocs(),  # noqa: B008: it holds settings only, and reads nothing
+        source: Source = PythonDocs(),  # noqa: B008 (it holds settings only, and reads nothing)
         val_source: Source | None = None,
         test_source: Source | None = None,
         predict_source: Source | None = None,
@@ -104,12 +104,12 @@ class XLabDataModule(LightningDataModule):
         """Take the settings; no corpus is read before ``prepare_data``.
 
         Args:
-            source: where the documents come from, divided by ``splits``.
+            source: PythonDocs, TextFiles, JsonLines, HubDataset: where the documents come from, divided by splits.
             val_source: documents to validate on, if they are not a share of source.
             test_source: documents to test on, if they are not a share of source.
             predict_source: documents whose beginnings are continued, if they are not a share of source.
             splits: shares of source; splits with a source of their own take no part.
-            tokenizer: how the tokenizer is made.
+            tokenizer: ByteLevelBPE, trained on the training documents, or TokenizerFile.
             vocab_size: tokens in a vocabulary that is trained; a ready tokenizer brings its own.
             seq_len: tokens in a window; also the model's context.
             batch_size: windows in a micro-batch, on each rank.

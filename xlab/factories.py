@@ -168,7 +168,7 @@ def _arguments(value: object, name: str) -> Settings:
 
 
 def _find_part(name: str) -> type:
-    known = []
+    known: list[str] = []
     for home in HOMES:
         own = _own_classes(home)
         if name in own:
@@ -183,5 +183,5 @@ def _own_classes(home: str) -> dict[str, type]:
 
 
 def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean {close[0]!r}?" if close else ""

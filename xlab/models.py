@@ -63,14 +63,17 @@ class XLabModel(LightningModule):
             d_ff: inner width of the feed-forwards; left out, each kind takes its own usual multiple of d_model.
             dropout: share of activations dropped in training, in [0, 1).
             tie_embeddings: whether the vocabulary projection shares the token embedding's weights.
-            attention: made with (d_model, n_heads, layer index).
-            norm: made with (d_model).
-            feed_forward: made with (d_model, d_ff).
-            position: made with (d_model, n_heads, max_len).
-            block: made with (attention, feed_forward, norm factory, dropout).
-            objective: what is trained.
-            optimizer: made with parameter groups; weight decay touches matrices only.
-            schedule: made with the run's number of optimiser steps.
+            attention: MultiHeadAttention, GroupedQueryAttention, MultiQueryAttention; made with (d_model, n_heads,
+                layer index).
+            norm: RMSNorm, LayerNorm; made with (d_model).
+            feed_forward: SwiGLU, GELUFeedForward, ReLUSquaredFeedForward; made with (d_model, d_ff).
+            position: RotaryPosition, LearnedPosition, SinusoidalPosition, ALiBi, NoPosition; made with (d_model,
+                n_heads, max_len).
+            block: PreNormBlock, PostNormBlock; made with (attention, feed_forward, norm factory, dropout).
+            objective: NextToken.
+            optimizer: AdamW, or another of torch.optim; weight decay touches matrices only.
+            schedule: Cosine, Linear, Polynomial, Constant, InverseSquareRoot, WarmupStableDecay; made with the run's
+                number of optimiser steps.
             init_from: an XLab checkpoint whose weights a new run starts from.
 
         Raises:
@@ -145,8 +148,8 @@ class XLabModel(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give a micro-batch's share of the step's loss, scaled for a mean over all of the step's tokens.
 
-        The number of tokens in the whole step is not known yet, so the sum is divided by a nominal count, max_len, here, and
-        the gradients are corrected in ``on_before_optimizer_step``.
+        The number of tokens in the whole step is not known yet, so the sum is divided by a nominal count, max_len,
+        here, and the gradients are corrected in ``on_before_optimizer_step``.
         """
         targets = batch["targets"]
         hidden = self.decoder.hidden(batch["inputs"])
@@ -160,7 +163,8 @@ class XLabModel(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the gradients of nominal means into those of the mean over the step's tokens, on all ranks."""
-        assert self._step_loss is not None and self._step_tokens is not None
+        assert self._step_loss is not None
+        assert self._step_tokens is not None
         sums = torch.stack([self._step_loss.float(), self._step_tokens.float()])
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
@@ -172,6 +176,20 @@ class XLabModel(LightningModule):
         torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
         self.log("train/loss", loss / max(tokens, 1.0), prog_bar=True)
         self.log("lr", optimizer.param_groups[0]["lr"])
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the trainer was told."""
+        by_value = str(gradient_clip_algorithm or "norm").endswith("value")
+        if gradient_clip_val and str(self.trainer.precision) == "bf16-mixed" and not by_value:
+            # Lightning refuses fused optimisers under any mixed precision, for the sake of fp16's loss scaling
+            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def on_validation_epoch_start(self) -> None:
         self.metrics.reset()
@@ -192,9 +210,9 @@ class XLabModel(LightningModule):
         self._log_metrics("test")
 
     def _log_metrics(self, split: str) -> None:
-        # compute() adds the ranks' sums, so every rank logs the same and nothing is averaged again
+        # compute() has added the ranks' sums: averaging equal figures changes nothing
         figures = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
-        self.log_dict({name: value for name, value in figures.items() if not math.isnan(value)}, rank_zero_only=False)
+        self.log_dict({name: value for name, value in figures.items() if not math.isnan(value)}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[int]:
         """Continue one document's beginning: ``prompt`` (1, T) and ``max_new_tokens`` (1,)."""
@@ -220,7 +238,9 @@ class XLabModel(LightningModule):
         """Add the header that makes the file complete in itself."""
         data = getattr(self.trainer, "datamodule", None)
         if data is None:
-            raise ConfigError("a checkpoint needs the tokenizer of a datamodule; train with datamodule=XLabDataModule(...)")
+            raise ConfigError(
+                "a checkpoint needs the tokenizer of a datamodule; train with datamodule=XLabDataModule(...)"
+            )
         logged = {name: float(value) for name, value in self.trainer.callback_metrics.items()}
         info = {
             "step": self.trainer.global_step,

@@ -21,9 +21,13 @@ NUCLEUS = 0.95
 @click.argument("prompt", default="")
 @click.option("-l", "--limit", type=int, default=128, help="How many tokens to add at most.")
 @click.option("-n", "--runs", type=int, default=1, help="How many texts to write.")
-@click.option("-T", "--temperature", type=float, default=None, help="Divisor of the logits; 0 is greedy.  [default: 0.8]")
+@click.option(
+    "-T", "--temperature", type=float, default=None, help="Divisor of the logits; 0 is greedy.  [default: 0.8]"
+)
 @click.option("-k", "--top-k", type=int, default=None, help="Draw from the k likeliest tokens only.")
-@click.option("-p", "--top-p", type=float, default=None, help=f"Draw from a nucleus of this mass.  [default: {NUCLEUS}]")
+@click.option(
+    "-p", "--top-p", type=float, default=None, help=f"Draw from a nucleus of this mass.  [default: {NUCLEUS}]"
+)
 @click.option("-s", "--seed", type=int, default=None, help="Makes the draws repeatable.")
 @click.option("-g", "--greedy", is_flag=True, help="Take the likeliest token every time.")
 @click.option("-b", "--beam-search", is_flag=True, help="Look for the likeliest text.")
@@ -46,7 +50,9 @@ def main(checkpoint: str, prompt: str, debug: bool, **options: Any) -> None:
             click.echo(text)
 
 
-def texts(checkpoint: str, prompt: str, *, runs: int, device: str, allow_module: tuple[str, ...], **how: Any) -> Iterator[str]:
+def texts(
+    checkpoint: str, prompt: str, *, runs: int, device: str, allow_module: tuple[str, ...], **how: Any
+) -> Iterator[str]:
     """Write ``runs`` texts: each the prompt and what the model adds.
 
     Raises:

@@ -1,6 +1,7 @@
-"""The layers of a run's settings: defaults, what a checkpoint proposes, what the user says, what a checkpoint decides."""
+"""The layers of a run's settings: defaults, a checkpoint's proposals, the user's word, a checkpoint's decisions."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 
 import xlab
 from xlab import checkpoints
-from xlab.commands.cli_errors import linked_by_hand
+from xlab.commands.parser import linked_by_hand
 from xlab.datamodules import CheckpointTokenizer
 from xlab.errors import CheckpointError, ConfigError
 from xlab.factories import class_path
@@ -18,6 +19,8 @@ from xlab.factories import class_path
 LINKS = {"model.vocab_size": "data.vocab_size", "model.max_len": "data.seq_len"}
 CONFIG_OPTIONS = ("-c", "--config")
 Settings = dict[str, Any]
+
+_CLASS = re.compile(r"(?P<module>[a-z_]\w*(\.[a-z_]\w*)*)\.[A-Z]\w*")
 
 
 def layered(subcommand: str, given: Sequence[str]) -> list[str]:
@@ -35,8 +38,9 @@ def layered(subcommand: str, given: Sequence[str]) -> list[str]:
     for target, source in LINKS.items():
         if target in told:
             raise ConfigError(linked_by_hand(target, source))
-    if isinstance(module := told.get("allow_module"), str):
-        checkpoints.allow_module(module)
+    for value in told.values():
+        if isinstance(value, str) and (named := _CLASS.fullmatch(value)):
+            checkpoints.allow_module(named["module"])  # the user's own word for it
     proposed, decided = _of_checkpoint(subcommand, told)
     for key, value in _flat(decided):
         if key in told and not _same(told[key], value):

@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from xlab import checkpoints
-from xlab.commands.cli_errors import OneLineParser
 from xlab.commands.console import INTERRUPTED
 from xlab.commands.layers import LINKS, layered, resumable
+from xlab.commands.parser import OneLineParser
+from xlab.commands.train import SUMMARIES
 from xlab.datamodules import XLabDataModule
 from xlab.errors import ConfigError
 from xlab.models import XLabModel
@@ -48,7 +49,9 @@ class InterruptNotice(Callback):
         if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         last = getattr(trainer.checkpoint_callback, "last_model_path", "")
-        advice = f"go on with ./xlab.py fit --ckpt_path {_shown(last)}" if last else "no checkpoint had been written yet"
+        advice = (
+            f"go on with ./xlab.py fit --ckpt_path {_shown(last)}" if last else "no checkpoint had been written yet"
+        )
         print(f"\ninterrupted at step {trainer.global_step}; {advice}", file=sys.stderr)
 
 
@@ -89,17 +92,15 @@ class XLabCLI(LightningCLI):
         skipped = {"weights_only", "verbose", "return_predictions"}
         return {name: arguments | skipped for name, arguments in LightningCLI.subcommands().items()}
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        # an abbreviated option would be a misspelt one that happens to work
+        return super().init_parser(allow_abbrev=False, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for target, source in LINKS.items():
             # a vocabulary's size is the tokenizer's, known when the datamodule stands
             when = "instantiate" if source == "data.vocab_size" else "parse"
             parser.link_arguments(source, target, apply_on=when)
-        parser.add_argument(
-            "--allow_module",
-            type=str | None,
-            default=None,
-            help="Module whose classes checkpoints may name; its code is run when such a checkpoint is read.",
-        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -120,6 +121,8 @@ class XLabCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         loggers: list[Logger] | bool = False
         own: list[Callback] = [Progress()]
+        if self.subcommand != "fit":
+            self.save_config_callback = None  # only training makes a run's folder
         if self.subcommand == "fit":
             folder = next_run_folder()
             asked = self._get(self.config_init, "trainer").logger
@@ -166,7 +169,7 @@ class XLabCLI(LightningCLI):
 
     def after_fit(self) -> None:
         callback = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or callback is None or not callback.best_model_path:
+        if not self.trainer.is_global_zero or not isinstance(callback, BestAndLast) or not callback.best_model_path:
             return
         checkpoint = checkpoints.read(callback.best_model_path)
         metrics = checkpoint.info["metrics"]
@@ -226,7 +229,6 @@ def run(subcommand: str, arguments: list[str]) -> None:
         XLabError: for what the user can mend.
     """
     _quiet()
-    sys.argv = [f"{sys.argv[0]}"]  # LightningCLI warns of arguments given twice
     try:
         XLabCLI(
             XLabModel,
@@ -235,7 +237,12 @@ def run(subcommand: str, arguments: list[str]) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=OneLineParser,
+            parser_kwargs={name: {"description": summary} for name, summary in SUMMARIES.items()},
         )
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turned Ctrl-C into status 1
+            raise SystemExit(INTERRUPTED) from None
+        raise
     except MisconfigurationException as error:  # Lightning's own complaint about trainer settings
         raise ConfigError(f"trainer: {error}") from error
 

@@ -1,11 +1,17 @@
 """./xlab.py: train a model, measure it, let it continue documents."""
 
-
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
 
 PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+SUMMARIES = {
+    "fit": "Train; keep the best and the last checkpoint.",
+    "validate": "Measure a checkpoint on the validation split.",
+    "test": "Measure a checkpoint on the test split.",
+    "predict": "Continue the documents of the predict split.",
+}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,19 +31,18 @@ def main() -> None:
 
 def _add(subcommand: str, summary: str) -> None:
     @main.command(subcommand, help=summary, context_settings=PASSED_ON)
+    @click.option("--allow-module", multiple=True)
+    @click.option(DEBUG_OPTION, is_flag=True)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def command(arguments: tuple[str, ...]) -> None:
-        debug = DEBUG_OPTION in arguments
-        passed = [argument for argument in arguments if argument != DEBUG_OPTION]
+    def command(arguments: tuple[str, ...], allow_module: tuple[str, ...], debug: bool) -> None:
         with one_line_errors(f"xlab.py {subcommand}", debug=debug):
+            from xlab import checkpoints
             from xlab.commands.lightning_cli import run  # seconds of imports that --help does not need
 
-            run(subcommand, passed)
+            for module in allow_module:
+                checkpoints.allow_module(module)
+            run(subcommand, list(arguments))
 
 
-_add("fit", "Train, and keep the best and the last checkpoint in logs/version_N/.")
-_add("validate", "Measure a checkpoint on the validation split.")
-_add("test", "Measure a checkpoint on the test split.")
-_add("predict", "Continue the documents of the predict split.")
-
-
+for _name, _summary in SUMMARIES.items():
+    _add(_name, _summary)

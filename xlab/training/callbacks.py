@@ -9,6 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from tqdm import tqdm
 
+LOGGED_EVERY = 10  # optimiser steps over which tokens per second are averaged
+
 
 class Throughput(Callback):
     """Log training tokens per second over all ranks; time spent validating and saving does not count."""
@@ -28,7 +30,7 @@ class Throughput(Callback):
         self._tokens += batch["inputs"].numel() * trainer.world_size
         self._seconds += now - self._since
         self._since = now
-        if trainer.global_step and trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:
+        if trainer.global_step and trainer.global_step % LOGGED_EVERY == 0:
             pl_module.log("tokens_per_s", self._tokens / self._seconds, prog_bar=True)
             self._tokens, self._seconds = 0, 0.0
 
@@ -138,7 +140,11 @@ class BestAndLast(ModelCheckpoint):
 
     def __init__(self) -> None:
         super().__init__(
-            filename="best", monitor="val/loss", save_last=True, enable_version_counter=False, auto_insert_metric_name=False
+            filename="best",
+            monitor="val/loss",
+            save_last=True,
+            enable_version_counter=False,
+            auto_insert_metric_name=False,
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -46,7 +46,9 @@ class TokenMetrics(Metric):
         # fp32: bf16 logits lose the digits that two recipes differ in
         nats = F.cross_entropy(rows.float(), wanted, ignore_index=IGNORED, reduction="sum").item()
         if not math.isfinite(nats):
-            raise TrainingError("the validation loss is not a finite number; lower the learning rate, or clip gradients")
+            raise TrainingError(
+                "the validation loss is not a finite number; lower the learning rate, or clip gradients"
+            )
         self.micronats += round(nats * 1e6)
         self.tokens += (wanted != IGNORED).sum()
         self.hits += (rows.argmax(dim=-1) == wanted).sum()

@@ -71,9 +71,7 @@ class Linear(Schedule):
 class Polynomial(Schedule):
     """``(1 - progress) ** power`` from 1 to ``final_factor``."""
 
-    def __init__(
-        self, total_steps: int, warmup_steps: int = 0, final_factor: float = 0.0, power: float = 2.0
-    ) -> None:
+    def __init__(self, total_steps: int, warmup_steps: int = 0, final_factor: float = 0.0, power: float = 2.0) -> None:
         """Set the course.
 
         Args:

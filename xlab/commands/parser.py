@@ -1,9 +1,12 @@
-"""jsonargparse's messages in one line each, naming the key, the value and the nearest real key."""
+"""jsonargparse's help and messages, cut to what a person reads: a line a setting, a line an error."""
 
+import argparse
 import difflib
 import re
+import textwrap
 from collections.abc import Iterable
 
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from xlab import factories
@@ -19,7 +22,38 @@ _UNKNOWN = (
 _PARSER_KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
 _CLASS_TYPE = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
+_CHOICES = re.compile(r"Literal\[([^\]]*)\]")
 _LINKED = re.compile(r"Linked \"(?P<target>[\w.]+)\" must be given via \"(?P<source>[\w.]+)\"")
+
+_SETTINGS = ("config", "print_config", "seed_everything", "ckpt_path", "json", "output")
+_TRAINER = {
+    f"trainer.{name}"
+    for name in (
+        "accelerator",
+        "strategy",
+        "devices",
+        "num_nodes",
+        "precision",
+        "logger",
+        "callbacks",
+        "max_epochs",
+        "max_steps",
+        "max_time",
+        "val_check_interval",
+        "limit_val_batches",
+        "accumulate_grad_batches",
+        "gradient_clip_val",
+        "log_every_n_steps",
+    )
+}
+_HELP = {
+    "config": "YAML file; may be repeated, each over the one before.",
+    "print_config": "Print all settings as YAML, and end.",
+    "seed_everything": "Seed of initialisation and dropout; data.seed is that of the order.",
+    "ckpt_path": "Checkpoint or run folder to go on from.",
+}
+_WIDTH = 118
+_COLUMN = 46
 
 
 class OneLineParser(LightningArgumentParser):
@@ -27,6 +61,23 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise ConfigError(one_line(message, self.known_keys())) from ex
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        """Give a line for each setting; LightningCLI's own help runs to 700."""
+        lines = [str(self.description), "", "settings, and their values before any YAML:"]
+        for action in self._actions:
+            if action.dest in _SETTINGS or action.dest.startswith(("data.", "model.")) or action.dest in _TRAINER:
+                lines += _described(action)
+        return "\n".join(
+            [
+                *lines,
+                "",
+                "--trainer.* takes every argument of Lightning's Trainer; --print_config shows every setting.",
+                "--model.attention.help GroupedQueryAttention shows a part's own settings; so for every part.",
+                "--debug shows the traceback of an error; --allow-module NAME trusts the classes of your own module.",
+                "",
+            ]
+        )
 
     def known_keys(self) -> set[str]:
         """Give the full names of every setting, options of the parts included."""
@@ -39,6 +90,24 @@ class OneLineParser(LightningArgumentParser):
             else:
                 keys.add(action.dest)
         return keys
+
+
+def _described(action: argparse.Action) -> list[str]:
+    option = next((name for name in action.option_strings if name.startswith("--")), "")
+    if not option or option.endswith("+") or action.dest.endswith(".help"):
+        return []
+    default = action.default
+    if isinstance(default, Namespace | dict):
+        default = default.get("class_path", "").rpartition(".")[2] or None
+    elif isinstance(default, type):
+        default = default.__name__
+    shown = "" if default in (None, argparse.SUPPRESS) else f" {default}"
+    text = _HELP.get(action.dest) or " ".join(str(action.help or "").split()).split(". ")[0]
+    wrapped = textwrap.wrap(text, _WIDTH - _COLUMN) or [""]
+    names = ", ".join([*(name for name in action.option_strings if len(name) == 2), option])
+    head = f"  {names}{shown}".ljust(_COLUMN)
+    first = [head + wrapped[0]] if len(head) == _COLUMN else [head, " " * _COLUMN + wrapped[0]]
+    return first + [" " * _COLUMN + line for line in wrapped[1:]]
 
 
 def one_line(message: str, known: Iterable[str]) -> str:
@@ -61,6 +130,10 @@ def one_line(message: str, known: Iterable[str]) -> str:
         except ConfigError as error:
             return f"{key}: {error}"
         return f"{key}: {no_class['name']} is not a part that belongs here"
+    if choices := _CHOICES.findall(text):
+        given = text.rpartition("Given value: ")[2] if "Given value: " in text else text.rpartition("Got value: ")[2]
+        options = dict.fromkeys(option.strip("' ") for choice in choices for option in choice.split(","))
+        return f"{key} is {given}; it can be {', '.join(options)}"
     text = _PARSER_KEY.sub(r"\g<key>:", text)
     text = _CLASS_TYPE.sub(r"\1", text)
     return text if len(text) <= 400 else f"{text[:400]} …"

@@ -1,0 +1,75 @@
+"""The contenders of ``train_speed``: one shape, built by XLab and by its peers, each as its own documentation does.
+
+All are Llama's architecture with weights of their own for embedding and vocabulary projection, in float32.
+Letters: B batch, T positions, V vocabulary.
+"""
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from benchmarks.train_shape import Shape
+
+Logits = Callable[[Tensor], Tensor]  # (B, T) → (B, T, V)
+
+
+def xlab_decoder(shape: Shape) -> tuple[nn.Module, Logits]:
+    """XLab's decoder, as its defaults compose it."""
+    from xlab.transformer.decoder import Decoder
+
+    model = Decoder(
+        vocab_size=shape.vocab_size,
+        max_len=shape.seq_len,
+        d_model=shape.d_model,
+        n_layers=shape.n_layers,
+        n_heads=shape.n_heads,
+        d_ff=shape.d_ff,
+        tie_embeddings=False,
+    )
+    return model, model
+
+
+def litgpt_gpt(shape: Shape) -> tuple[nn.Module, Logits]:
+    """litgpt's GPT with the settings of its Llama models, initialised as ``litgpt pretrain`` does."""
+    from litgpt import GPT, Config
+
+    config = Config(
+        name="train_speed",
+        block_size=shape.seq_len,
+        n_layer=shape.n_layers,
+        n_embd=shape.d_model,
+        n_head=shape.n_heads,
+        vocab_size=shape.vocab_size,
+        padded_vocab_size=shape.vocab_size,
+        intermediate_size=shape.d_ff,
+        mlp_class_name="LLaMAMLP",
+        norm_class_name="RMSNorm",
+        rotary_percentage=1.0,
+        parallel_residual=False,
+        bias=False,
+    )
+    model = GPT(config)
+    model.apply(model._init_weights)
+    return model, model
+
+
+def transformers_llama(shape: Shape) -> tuple[nn.Module, Logits]:
+    """transformers' Llama over ``scaled_dot_product_attention``, its fastest attention on a CPU."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.d_model,
+        intermediate_size=shape.d_ff,
+        num_hidden_layers=shape.n_layers,
+        num_attention_heads=shape.n_heads,
+        max_position_embeddings=shape.seq_len,
+        tie_word_embeddings=False,
+        use_cache=False,
+        attn_implementation="sdpa",
+    )
+    model = LlamaForCausalLM(config)
+    return model, lambda ids: model(input_ids=ids).logits
+
+
+MODELS = {"xlab": xlab_decoder, "litgpt": litgpt_gpt, "llama": transformers_llama}
