@@ -20,7 +20,7 @@ from torch import Tensor
 
 from xlab import __version__, factories
 from xlab.data.tokenizers import Tokenizer
-from xlab.errors import CheckpointError, ConfigError
+from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.transformer.decoder import Decoder
 
 FORMAT = 1
@@ -30,6 +30,11 @@ DECODER_PREFIX = "decoder."
 # the arguments of XLabModel that describe the decoder, in its own words
 SIZES = ("vocab_size", "max_len", "d_model", "n_layers", "n_heads", "d_ff", "dropout", "tie_embeddings")
 PARTS = ("attention", "norm", "feed_forward", "position", "block")
+# every setting whose value, even a bare string, names a class
+CLASS_SETTINGS = {
+    *(*PARTS, "objective", "optimizer", "schedule"),
+    *("source", "val_source", "test_source", "predict_source", "tokenizer"),
+}
 
 _allowed = {"xlab", "torch.nn", "torch.optim"}
 
@@ -136,7 +141,15 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Decoder,
     """
     checkpoint = read(path, map_location=device)
     decoder = restore_decoder(checkpoint).to(device)
-    return decoder.eval().requires_grad_(False), Tokenizer.from_json(checkpoint.tokenizer)
+    return decoder.eval().requires_grad_(False), restore_tokenizer(checkpoint)
+
+
+def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    """Make the tokenizer that a checkpoint carries."""
+    try:
+        return Tokenizer.from_json(checkpoint.tokenizer)
+    except DataError as error:
+        raise CheckpointError(f"{checkpoint.path} is damaged: {error}") from error
 
 
 def build_decoder(settings: Mapping[str, Any]) -> Decoder:
@@ -281,25 +294,47 @@ def _load(path: Path, map_location: Any) -> Any:
                 f"{path} would have to be unpickled, which can run code hidden in it; "
                 "XLab reads plain tensors and plain data only"
             ) from error
-        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {message.splitlines()[0]}") from error
+        raise CheckpointError(
+            f"{path} is no checkpoint, or was cut short: {(message or type(error).__name__).splitlines()[0]}"
+        ) from error
 
 
-def _check_classes(settings: Any, path: Path) -> None:
+def _check_classes(settings: Any, path: Path, is_part: bool = False) -> None:
+    """Refuse a class that may not be imported, wherever ``factories.build`` would look for one."""
+    if isinstance(settings, list):
+        for value in settings:
+            _check_classes(value, path)
+    if isinstance(settings, str) and is_part:  # a class path alone is as good as class_path with init_args
+        settings = {"class_path": settings}
+    if not isinstance(settings, dict):
+        return
+    parts: set[str] = set()
+    if "class_path" in settings:
+        parts = factories.callable_parameters(_allowed_class(str(settings["class_path"]), path))
+    for key, value in settings.items():
+        if key == "init_args" and isinstance(value, dict):
+            for name, argument in value.items():
+                _check_classes(argument, path, is_part=name in parts)
+        elif key != "class_path":
+            _check_classes(value, path, is_part=key in CLASS_SETTINGS)
+
+
+def _allowed_class(name: str, path: Path) -> type:
     allowed = _allowed | set(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
 
     def inside(name: str) -> bool:
         return any(name.startswith(f"{module}.") for module in allowed)
 
-    for name in factories.class_paths(settings):
-        module = name.rpartition(".")[0]
-        if module and not inside(name):
-            raise CheckpointError(
-                f"{path} names the class {name}, whose code is not XLab's; if you trust that module, "
-                f"allow it with --allow-module {module} or {ALLOW_VARIABLE}={module}"
-            )
-        try:
-            kind = factories.find_class(name)
-        except ConfigError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        if not inside(f"{kind.__module__}.{kind.__qualname__}"):  # a class that an allowed module merely imported
-            raise CheckpointError(f"{path} names the class {name}, which is {kind.__module__}'s, not XLab's")
+    module = name.rpartition(".")[0]
+    if module and not inside(name):
+        raise CheckpointError(
+            f"{path} names the class {name}, whose code is not XLab's; if you trust that module, "
+            f"allow it with --allow-module {module} or {ALLOW_VARIABLE}={module}"
+        )
+    try:
+        kind = factories.find_class(name)
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if not inside(f"{kind.__module__}.{kind.__qualname__}"):  # a class that an allowed module merely imported
+        raise CheckpointError(f"{path} names the class {name}, which is {kind.__module__}'s, not XLab's")
+    return kind

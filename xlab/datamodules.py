@@ -158,7 +158,7 @@ class XLabDataModule(LightningDataModule):
             CheckpointError: if the file cannot be read.
         """
         checkpoint = checkpoints.read(checkpoint_path)
-        made = Tokenizer.from_json(checkpoint.tokenizer)
+        made = checkpoints.restore_tokenizer(checkpoint)
         recipe = CheckpointTokenizer(str(checkpoint.path))
         settings = {key: _instance(key, value) for key, value in checkpoint.data.items()}
         datamodule = cls(**{**settings, "tokenizer": recipe, "vocab_size": len(made), **changes})

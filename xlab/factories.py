@@ -7,8 +7,10 @@ name alone. Such settings travel in YAML and in checkpoints, so nothing in them 
 import difflib
 import importlib
 import inspect
+import os
+import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from xlab.errors import ConfigError
@@ -43,6 +45,8 @@ def plain(value: Any, name: str = "setting") -> Any:
         return {str(key): plain(item, f"{name}.{key}") for key, item in value.items() if key != "_instantiator"}
     if isinstance(value, list | tuple):
         return [plain(item, name) for item in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, type):
         return {"class_path": class_path(value, name)}
     if type(value).__module__ in ("functools", "builtins") or inspect.isroutine(value):
@@ -100,8 +104,13 @@ def build(settings: Any, *args: Any) -> Any:
     for key in init_args:
         if key not in parameters and not takes_any:
             raise ConfigError(f"{settings['class_path']} has no option {key!r}{_nearest(key, parameters)}")
-    callables = _callable_parameters(kind)
-    return kind(*args, **{key: _made(value, key in callables) for key, value in init_args.items()})
+    callables = callable_parameters(kind)
+    made = {key: _made(value, key in callables) for key, value in init_args.items()}
+    try:
+        inspect.signature(kind).bind(*args, **made)
+    except TypeError as error:
+        raise ConfigError(f"{settings['class_path']}: {error}") from error
+    return kind(*args, **made)
 
 
 def factory(settings: Any) -> Callable[..., Any]:
@@ -111,19 +120,6 @@ def factory(settings: Any) -> Callable[..., Any]:
         return build(settings, *args)
 
     return make
-
-
-def class_paths(settings: Any) -> Iterator[str]:
-    """Go over every class path in plain settings, at any depth."""
-    if isinstance(settings, dict):
-        for key, value in settings.items():
-            if key == "class_path":
-                yield str(value)
-            else:
-                yield from class_paths(value)
-    elif isinstance(settings, list):
-        for value in settings:
-            yield from class_paths(value)
 
 
 def option_names() -> set[str]:
@@ -145,25 +141,34 @@ def _made(value: Any, stays_factory: bool) -> Any:
     return value
 
 
-def _callable_parameters(kind: type) -> set[str]:
+def callable_parameters(kind: type) -> set[str]:
+    """Give the names of the constructor's parameters that are annotated as callables: those stay factories."""
     try:
         hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
     except NameError:  # a user's annotation that only a type checker can resolve
         return set()
-    return {name for name, hint in hints.items() if typing.get_origin(hint) is typing.get_origin(Callable[..., Any])}
+    return {name for name, hint in hints.items() if _is_callable(hint)}
+
+
+def _is_callable(hint: Any) -> bool:
+    """Tell whether a hint is ``Callable[...]``, or that or None."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return any(_is_callable(choice) for choice in typing.get_args(hint))
+    return typing.get_origin(hint) is typing.get_origin(Callable[..., Any])
 
 
 def _arguments(value: object, name: str) -> Settings:
     """Read back the constructor's arguments of an object that keeps them, as ``name`` or ``_name``."""
-    arguments = {}
-    for parameter in inspect.signature(type(value)).parameters:
+    arguments: Settings = {}
+    for parameter, form in inspect.signature(type(value)).parameters.items():
         attribute = next((own for own in (parameter, f"_{parameter}") if hasattr(value, own)), None)
         if attribute is None:
             raise ConfigError(
                 f"{name} is a {type(value).__name__} that does not keep its argument {parameter!r} as an attribute, "
                 "so a checkpoint cannot hold its settings; keep it, or give class_path and init_args"
             )
-        arguments[parameter] = plain(getattr(value, attribute), f"{name}.{parameter}")
+        kept = plain(getattr(value, attribute), f"{name}.{parameter}")
+        arguments |= kept if form.kind is form.VAR_KEYWORD else {parameter: kept}
     return arguments
 
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED, Batch
-from xlab.errors import ConfigError
+from xlab.errors import CheckpointError, ConfigError, TrainingError
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import decay_groups
@@ -107,7 +107,11 @@ class XLabModel(LightningModule):
             CheckpointError: if the file cannot be read, or its weights do not fit.
         """
         checkpoint = checkpoints.read(checkpoint_path, map_location=map_location)
-        model = cls(**{**checkpoint.model, "init_from": None, **changes})
+        try:
+            with torch.random.fork_rng():  # the initial weights are replaced at once: no draw is used up
+                model = cls(**{**checkpoint.model, "init_from": None, **changes})
+        except (ConfigError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
         checkpoints.fill(model.decoder, checkpoint)
         return model.to(map_location) if map_location is not None else model
 
@@ -169,6 +173,11 @@ class XLabModel(LightningModule):
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         loss, tokens = sums.tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss is {loss} at step {self.trainer.global_step}; lower the learning rate, or go on from the "
+                "last checkpoint with trainer.gradient_clip_val set"
+            )
         self._step_loss = self._step_tokens = None
         # Lightning divided by the accumulation, DDP by the world size
         divided = self.max_len * self.trainer.accumulate_grad_batches * self.trainer.world_size
@@ -233,6 +242,16 @@ class XLabModel(LightningModule):
 
         scheduler = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Begin a resumed run at its own schedule's rate: the checkpoint's optimiser brought that of the run it was."""
+        for config in self.trainer.lr_scheduler_configs:
+            scheduler = config.scheduler
+            if not isinstance(scheduler, LambdaLR):  # a subclass's own: its state is as it was restored
+                continue
+            rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, (base, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the header that makes the file complete in itself."""

@@ -169,12 +169,12 @@ class XLabCLI(LightningCLI):
 
     def after_fit(self) -> None:
         callback = self.trainer.checkpoint_callback
-        if not self.trainer.is_global_zero or not isinstance(callback, BestAndLast) or not callback.best_model_path:
+        if not self.trainer.is_global_zero or not isinstance(callback, BestAndLast):
             return
-        checkpoint = checkpoints.read(callback.best_model_path)
+        checkpoint = checkpoints.read(callback.best_model_path or callback.last_model_path)
         metrics = checkpoint.info["metrics"]
-        print(f"\nbest checkpoint, of step {checkpoint.info['step']}:")
-        print(table(metrics, "val") if "val/loss" in metrics else "no validation data, so it is simply the last one")
+        print(f"\n{checkpoint.path.stem} checkpoint, of step {checkpoint.info['step']}:")
+        print(table(metrics, "val") if "val/loss" in metrics else "no validation data to measure it on")
         print(f"checkpoint    {_shown(checkpoint.path)}")
         print(f'next          ./infer.py {_shown(checkpoint.path)} "The"')
 
@@ -275,6 +275,7 @@ def _quiet() -> None:
         ".*exists and is not empty.*",  # a run's folder is new
         ".*The dirpath has changed.*",  # a resumed run has a folder of its own
         ".*is not resumable.*",  # the sampler begins where the checkpoint was taken
+        ".*Total length of `list` across ranks is zero.*",  # no validation data, as asked
         ".*LeafSpec.*",
         ".*treespec.*",
         ".*weights_only.*",

@@ -80,6 +80,11 @@ class TrainBatchSampler:
         """Return the batches of a whole epoch, wherever it is resumed."""
         return self._n_windows // (self._batch_size * self._world_size)
 
+    @property
+    def sampler(self) -> "TrainBatchSampler":
+        """This object, where Lightning looks for ``set_epoch`` of a batch sampler."""
+        return self
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of the next iteration."""
         self._epoch = epoch

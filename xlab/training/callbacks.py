@@ -18,24 +18,28 @@ class Throughput(Callback):
     def __init__(self) -> None:
         self._tokens = 0
         self._seconds = 0.0
-        self._since = 0.0
+        self._since: float | None = None  # None: what went before the batch that comes is not training
+        self._logged_step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = time.perf_counter()
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._since is None:
+            self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
         self._tokens += batch["inputs"].numel() * trainer.world_size
+        assert self._since is not None
         self._seconds += now - self._since
         self._since = now
-        if trainer.global_step and trainer.global_step % LOGGED_EVERY == 0:
+        if trainer.global_step != self._logged_step and trainer.global_step % LOGGED_EVERY == 0:
+            self._logged_step = trainer.global_step
             pl_module.log("tokens_per_s", self._tokens / self._seconds, prog_bar=True)
             self._tokens, self._seconds = 0, 0.0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._since = time.perf_counter()
+        self._since = None
 
 
 class ValidateAtEnd(Callback):
@@ -135,7 +139,7 @@ def _figures(trainer: Trainer) -> str:
 class BestAndLast(ModelCheckpoint):
     """Keep ``checkpoints/best.ckpt``, by validation loss, and ``checkpoints/last.ckpt`` in the run's folder.
 
-    A run without validation data keeps its latest state under both names.
+    A run without validation data keeps the last only.
     """
 
     def __init__(self) -> None:

@@ -21,14 +21,14 @@ class JsonLines(Source):
     """
 
     def __init__(self, paths: str | list[str], text_column: str = "text", meta_column: str | None = None) -> None:
-        self._patterns = as_patterns(paths)
+        self._paths = as_patterns(paths)
         if not text_column:
             raise ConfigError("text_column is empty; name the key whose value is the document.")
         self._text_column = text_column
         self._meta_column = meta_column
 
     def documents(self) -> Iterator[Document]:
-        for path in find_files(self._patterns):
+        for path in find_files(self._paths):
             offset = 0
             for number, line in enumerate(read_lines(path), start=1):
                 if line.strip():
@@ -38,10 +38,10 @@ class JsonLines(Source):
                 offset += len(line)
 
     def identity(self) -> str:
-        return digest(["JsonLines", 1, self._text_column, self._meta_column], stat_files(find_files(self._patterns)))
+        return digest(["JsonLines", 1, self._text_column, self._meta_column], stat_files(find_files(self._paths)))
 
     def n_bytes(self) -> int | None:
-        return size_of_text(find_files(self._patterns))
+        return size_of_text(find_files(self._paths))
 
     def _document(self, line: str, path: Path, number: int) -> Document:
         where = f"{path}:{number}"

@@ -25,7 +25,7 @@ class TextFiles(Source):
     def __init__(
         self, paths: str | list[str], end_of_document: str | None = None, section_chars: int | None = None
     ) -> None:
-        self._patterns = as_patterns(paths)
+        self._paths = as_patterns(paths)
         if end_of_document is not None and (not end_of_document or "\n" in end_of_document):
             raise ConfigError(f"end_of_document is {end_of_document!r}; it must be one line of text, without its end.")
         if section_chars is not None and section_chars < 1:
@@ -34,17 +34,17 @@ class TextFiles(Source):
         self._section_chars = section_chars
 
     def documents(self) -> Iterator[Document]:
-        for path in find_files(self._patterns):
+        for path in find_files(self._paths):
             for text in self._texts(path):
                 if text and not text.isspace():
                     yield Document(text)
 
     def identity(self) -> str:
         settings = ["TextFiles", 1, self._end_of_document, self._section_chars]
-        return digest(settings, stat_files(find_files(self._patterns)))
+        return digest(settings, stat_files(find_files(self._paths)))
 
     def n_bytes(self) -> int | None:
-        return size_of_text(find_files(self._patterns))
+        return size_of_text(find_files(self._paths))
 
     def _texts(self, path: Path) -> Iterator[str]:
         marker = None if self._end_of_document is None else self._end_of_document.encode()

@@ -1,0 +1,356 @@
+"""From settings to batches, and from a checkpoint to the same batches."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.tiny import BATCH_SIZE, SEQ_LEN, SHARES, VOCAB_SIZE, documents, make_data, make_model, write_corpus
+from xlab.checkpoints import header, write
+from xlab.data.packing import IGNORED
+from xlab.data.sources import Document, HubDataset, JsonLines, PythonDocs, Source, TextFiles
+from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile
+from xlab.datamodules import Splits, XLabDataModule
+from xlab.errors import ConfigError, DataError
+
+
+class Untouchable(Source):
+    """A source that may be named, and not read."""
+
+    def documents(self) -> Iterator[Document]:
+        raise AssertionError("the corpus was read")
+
+    def identity(self) -> str:
+        raise AssertionError("the corpus was looked at")
+
+    def n_bytes(self) -> int | None:
+        raise AssertionError("the corpus was measured")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("data")
+
+
+@pytest.fixture(scope="module")
+def corpus(folder: Path) -> Path:
+    return write_corpus(folder / "corpus.jsonl")
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus: Path) -> XLabDataModule:
+    datamodule = make_data(corpus)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    return datamodule
+
+
+def ready(corpus: Path, **settings: Any) -> XLabDataModule:
+    datamodule = make_data(corpus, **settings)
+    datamodule.prepare_data()
+    return datamodule
+
+
+def checkpoint_of(datamodule: XLabDataModule, tokenizer: Tokenizer, path: Path) -> Path:
+    """Write a checkpoint as a training of this datamodule would."""
+    model = make_model()
+    head = header(model=model.hparams, data=datamodule.hparams, tokenizer=tokenizer.to_json(), info={"step": 0})
+    write({"xlab": head, "state_dict": model.state_dict()}, path)
+    return path
+
+
+def rows(loader: Any) -> list[tuple[int, ...]]:
+    return [tuple(row) for batch in loader for row in batch["inputs"].tolist()]
+
+
+def on_rank(datamodule: XLabDataModule, rank: int, world_size: int) -> XLabDataModule:
+    """What a trainer tells a datamodule, without a process group."""
+    progress = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+    fit_loop = SimpleNamespace(epoch_loop=progress)
+    trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=fit_loop, current_epoch=0)
+    datamodule.trainer = trainer  # type: ignore[assignment]
+    return datamodule
+
+
+# --- construction
+
+
+def test_the_constructor_reads_no_corpus(folder: Path) -> None:
+    XLabDataModule(source=Untouchable(), val_source=Untouchable(), vocab_size=300)
+    make_data(folder / "no such file.jsonl")
+
+
+def test_a_missing_corpus_is_found_when_it_is_prepared(folder: Path) -> None:
+    with pytest.raises(DataError, match=r"absent\.jsonl"):
+        ready(folder / "absent.jsonl")
+
+
+def test_the_size_of_a_vocabulary_is_the_one_asked_for(corpus: Path) -> None:
+    assert make_data(corpus, vocab_size=777).vocab_size == 777
+    with pytest.raises(ConfigError, match=r"set data\.vocab_size"):
+        make_data(corpus, vocab_size=None)
+
+
+def test_the_size_of_a_vocabulary_is_the_ready_tokenizer_s(
+    corpus: Path, prepared: XLabDataModule, folder: Path
+) -> None:
+    file = folder / "tokenizer.json"
+    prepared.tokenizer.save(file)
+    assert make_data(corpus, tokenizer=TokenizerFile(str(file)), vocab_size=None).vocab_size == VOCAB_SIZE
+    assert make_data(corpus, tokenizer=TokenizerFile(str(file)), vocab_size=VOCAB_SIZE).vocab_size == VOCAB_SIZE
+    with pytest.raises(ConfigError, match=r"data\.vocab_size is 301, but .* has 300"):
+        make_data(corpus, tokenizer=TokenizerFile(str(file)), vocab_size=301)
+
+
+def test_a_corpus_that_cannot_give_the_vocabulary_fails_in_preparation_only(corpus: Path) -> None:
+    datamodule = make_data(corpus, vocab_size=50_000)
+    assert datamodule.vocab_size == 50_000
+    with pytest.raises(DataError, match=r"not 50000. Set data\.vocab_size to at most \d+"):
+        datamodule.prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"seq_len": 0}, "data.seq_len must be at least 1, got 0"),
+        ({"batch_size": 0}, "data.batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "data.num_workers must be at least 0, got -1"),
+        ({"prompt_len": -1}, "data.prompt_len must be at least 0, got -1"),
+        ({"max_new_tokens": -1}, "data.max_new_tokens must be at least 0, got -1"),
+        ({"vocab_size": 5}, "data.vocab_size must be at least 259"),
+        ({"splits": Splits(train=0.9, val=0.2)}, "shares sum to"),
+        ({"splits": Splits(train=0)}, "nothing to train on"),
+        ({"splits": Splits(val=-0.1)}, "share of val is -0.1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(corpus: Path, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        make_data(corpus, **settings)
+    assert says in str(refused.value)
+
+
+def test_the_settings_are_plain_data(corpus: Path) -> None:
+    settings = dict(make_data(corpus, val_source=PythonDocs(), tokenizer=ByteLevelBPE(3)).hparams)
+    assert json.loads(json.dumps(settings)) == settings
+    assert settings["splits"] == {"train": 0.6, "val": 0.2, "test": 0.1, "predict": 0.1}
+    assert settings["source"]["init_args"]["text_column"] == "body"
+    assert settings["tokenizer"]["init_args"] == {"min_frequency": 3}
+
+
+def test_nothing_is_there_before_it_is_prepared(corpus: Path) -> None:
+    datamodule = make_data(corpus)
+    for use in (lambda: datamodule.tokenizer, lambda: datamodule.fingerprint, datamodule.train_dataloader):
+        with pytest.raises(DataError, match=r"not prepared yet; call prepare_data\(\)"):
+            use()
+
+
+# --- splits and windows
+
+
+def test_every_document_is_in_one_split(corpus: Path, prepared: XLabDataModule) -> None:
+    decode = prepared.tokenizer.decode
+    texts = []
+    for split in ("train", "val", "test", "predict"):
+        store = prepared._ready.store(split)
+        texts += [decode(store.document(index).tolist()) for index in range(len(store))]
+    assert sorted(texts) == sorted(documents())
+
+
+def test_a_split_with_a_source_of_its_own_takes_no_share(corpus: Path, folder: Path) -> None:
+    others = write_corpus(folder / "others.jsonl", n=30, seed=5)
+    datamodule = ready(corpus, val_source=JsonLines(str(others), "body"), splits=Splits(0.8, 0, 0.1, 0.1))
+    assert datamodule._ready.n_documents("val") == 30
+    assert sum(datamodule._ready.n_documents(split) for split in ("train", "test", "predict")) == 160
+
+
+def test_a_batch_is_windows_and_what_follows_them(prepared: XLabDataModule) -> None:
+    store, tokenizer = prepared._ready.store("val"), prepared.tokenizer
+    stream = torch.cat([torch.tensor(store.document(index).tolist()) for index in range(len(store))])
+    batches = list(prepared.val_dataloader())
+    inputs = torch.cat([batch["inputs"] for batch in batches]).flatten()[: len(stream) - 1]
+    targets = torch.cat([batch["targets"] for batch in batches]).flatten()
+    assert torch.equal(inputs, stream[:-1])
+    expected = stream[1:].masked_fill(stream[1:] == tokenizer.sos_id, IGNORED)
+    assert torch.equal(targets[: len(expected)], expected)
+    assert set(targets[len(expected) :].tolist()) <= {IGNORED}
+    n_bytes = sum(len(tokenizer.decode(store.document(index).tolist()).encode()) for index in range(len(store)))
+    assert sum(int(batch["n_bytes"].sum()) for batch in batches) == n_bytes
+
+
+def test_two_ranks_see_disjoint_windows_and_together_the_batches_of_one(corpus: Path) -> None:
+    whole = list(on_rank(ready(corpus, batch_size=2 * BATCH_SIZE), 0, 1).train_dataloader())
+    ranks = [list(on_rank(ready(corpus), rank, 2).train_dataloader()) for rank in range(2)]
+    seen = [{tuple(row) for batch in rank for row in batch["inputs"].tolist()} for rank in ranks]
+    assert not seen[0] & seen[1]
+    assert len(whole) == len(ranks[0]) == len(ranks[1])
+    for both, one, two in zip(whole, *ranks, strict=True):
+        for name in ("inputs", "targets", "n_bytes"):
+            assert torch.equal(both[name], torch.cat([one[name], two[name]]))
+
+
+def test_two_ranks_evaluate_every_window_once(corpus: Path, prepared: XLabDataModule) -> None:
+    alone = sum(int((batch["targets"] != IGNORED).sum()) for batch in prepared.val_dataloader())
+    loaders = [list(on_rank(ready(corpus), rank, 2).val_dataloader()) for rank in range(2)]
+    assert len(loaders[0]) == len(loaders[1])
+    assert sum(int((batch["targets"] != IGNORED).sum()) for loader in loaders for batch in loader) == alone
+
+
+def test_the_seed_decides_the_order_and_nothing_else(corpus: Path) -> None:
+    orders = [rows(ready(corpus, seed=seed, batch_size=1).train_dataloader()) for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2])
+
+
+def test_worker_processes_give_the_same_batches(corpus: Path, prepared: XLabDataModule) -> None:
+    assert rows(ready(corpus, num_workers=1).val_dataloader()) == rows(prepared.val_dataloader())
+
+
+def test_prompts_are_the_beginnings_of_documents(corpus: Path, prepared: XLabDataModule) -> None:
+    datamodule = ready(corpus, prompt_len=5, max_new_tokens=7)
+    store = prepared._ready.store("predict")
+    batches = list(datamodule.predict_dataloader())
+    assert len(batches) == len(store)
+    for index, batch in enumerate(batches):
+        assert batch["prompt"].tolist() == [store.document(index)[:6].tolist()]
+        assert (int(batch["max_new_tokens"]), int(batch["eos_id"])) == (7, prepared.tokenizer.eos_id)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_split_too_small_for_a_window_is_named(corpus: Path, split: str) -> None:
+    datamodule = ready(corpus, seq_len=5000)
+    with pytest.raises(DataError, match=rf"The {split} split has \d+ tokens, too few .*data\.seq_len to at most \d+"):
+        getattr(datamodule, f"{split}_dataloader")()
+
+
+def test_an_empty_split_is_named(folder: Path) -> None:
+    few = write_corpus(folder / "few.jsonl", n=12)
+    datamodule = ready(few, vocab_size=259, splits=Splits(0.99, 0.002, 0.002, 0.002))
+    for loader in (datamodule.val_dataloader, datamodule.test_dataloader, datamodule.predict_dataloader):
+        with pytest.raises(DataError, match="split has no documents; give it a larger share"):
+            loader()
+
+
+def test_a_run_may_do_without_validation_data(corpus: Path) -> None:
+    assert ready(corpus, splits=Splits(1, 0, 0, 0)).val_dataloader() == []
+
+
+def test_too_few_windows_for_a_batch_are_said(corpus: Path) -> None:
+    with pytest.raises(DataError, match=r"too few for one batch of 4000 .*data\.batch_size to at most"):
+        ready(corpus, batch_size=4000).train_dataloader()
+
+
+# --- the cache
+
+
+def test_a_changed_corpus_is_prepared_anew(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", n=60)
+    before = ready(corpus)
+    with corpus.open("a") as file:
+        file.write(json.dumps({"body": "a line that was not there before", "meta": ""}) + "\n")
+    after = ready(corpus)
+    assert after.fingerprint != before.fingerprint
+    counts = [sum(data._ready.n_documents(split) for split in SHARES.__dict__) for data in (before, after)]
+    assert counts == [60, 61]
+
+
+def test_the_same_corpus_is_prepared_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", n=60)
+    first = ready(corpus)
+    monkeypatch.setattr(JsonLines, "documents", Untouchable.documents)
+    assert ready(corpus, batch_size=2, seq_len=8).fingerprint == first.fingerprint
+
+
+# --- checkpoints
+
+
+def test_a_checkpoint_brings_the_tokenizer_and_reads_no_corpus(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", n=60)
+    trained = ready(corpus)
+    path = checkpoint_of(trained, trained.tokenizer, tmp_path / "a.ckpt")
+    corpus.unlink()
+    loaded = XLabDataModule.load_from_checkpoint(path)
+    assert loaded.tokenizer.to_json() == trained.tokenizer.to_json()
+    assert loaded.vocab_size == VOCAB_SIZE
+    with pytest.raises(DataError, match=r"corpus\.jsonl"):
+        loaded.prepare_data()
+
+
+def test_a_checkpoint_gives_the_very_batches(corpus: Path, prepared: XLabDataModule, tmp_path: Path) -> None:
+    path = checkpoint_of(prepared, prepared.tokenizer, tmp_path / "a.ckpt")
+    loaded = XLabDataModule.load_from_checkpoint(path)
+    loaded.prepare_data()
+    assert loaded.fingerprint == prepared.fingerprint
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        assert rows(getattr(loaded, loader)()) == rows(getattr(ready(corpus), loader)())
+
+
+def test_the_checkpoint_s_tokenizer_is_kept_when_the_corpus_changes(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl", n=60)
+    trained = ready(corpus)
+    path = checkpoint_of(trained, trained.tokenizer, tmp_path / "a.ckpt")
+    corpus.write_text("".join(json.dumps({"body": f"{n} other words altogether, {n * n}"}) + "\n" for n in range(99)))
+    loaded = XLabDataModule.load_from_checkpoint(path)
+    loaded.prepare_data()
+    assert loaded._ready.tokenizer.to_json() == trained.tokenizer.to_json()
+    assert loaded.fingerprint != trained.fingerprint
+
+
+def _text_files(folder: Path) -> TextFiles:
+    (folder / "a.txt").write_text("".join(f"{text}---\n" for text in documents(40)))
+    return TextFiles([f"{folder}/*.txt"], end_of_document="---", section_chars=200)
+
+
+def _json_lines(folder: Path) -> JsonLines:
+    return JsonLines(str(write_corpus(folder / "a.jsonl", n=40)), text_column="body", meta_column="meta")
+
+
+def _hub_dataset(folder: Path) -> HubDataset:
+    (folder / "hub").mkdir()
+    pq.write_table(pa.table({"body": list(documents(40)), "title": ["x"] * 40}), folder / "hub" / "train-0.parquet")
+    return HubDataset(str(folder / "hub"), split="train[:90%]", text_column="body", meta_column="title")
+
+
+def _python_docs(folder: Path) -> PythonDocs:
+    return PythonDocs()
+
+
+@pytest.mark.parametrize("make", [_text_files, _json_lines, _hub_dataset, _python_docs])
+@pytest.mark.parametrize("place", ["source", "val_source", "test_source", "predict_source"])
+def test_a_source_from_python_comes_back_from_a_checkpoint(
+    make: Any, place: str, prepared: XLabDataModule, tmp_path: Path
+) -> None:
+    source = make(tmp_path)
+    datamodule = XLabDataModule(**{place: source}, splits=Splits(0.5, 0.25, 0.25, 0), vocab_size=VOCAB_SIZE, seed=7)
+    loaded = XLabDataModule.load_from_checkpoint(checkpoint_of(datamodule, prepared.tokenizer, tmp_path / "a.ckpt"))
+    again = loaded.corpus.source if place == "source" else loaded.corpus.split_sources[place.removesuffix("_source")]
+    assert type(again) is type(source)
+    assert again.identity() == source.identity()
+    assert loaded.corpus.shares == datamodule.corpus.shares
+    kept = {name: value for name, value in datamodule.hparams.items() if name != "tokenizer"}
+    assert {name: loaded.hparams[name] for name in kept} == kept
+
+
+@pytest.mark.parametrize("make", [_text_files, _json_lines, _hub_dataset])
+def test_its_documents_come_back_too(make: Any, prepared: XLabDataModule, tmp_path: Path) -> None:
+    source = make(tmp_path)
+    datamodule = XLabDataModule(source=source, vocab_size=VOCAB_SIZE)
+    loaded = XLabDataModule.load_from_checkpoint(checkpoint_of(datamodule, prepared.tokenizer, tmp_path / "a.ckpt"))
+    assert loaded.corpus.source is not None
+    read = list(loaded.corpus.source.documents())
+    assert read == list(source.documents())
+    assert read
+
+
+def test_settings_can_be_changed_but_not_the_tokenizer(prepared: XLabDataModule, tmp_path: Path) -> None:
+    path = checkpoint_of(prepared, prepared.tokenizer, tmp_path / "a.ckpt")
+    loaded = XLabDataModule.load_from_checkpoint(path, seq_len=2 * SEQ_LEN, cache_dir=str(tmp_path / "cache"))
+    loaded.prepare_data()
+    assert next(iter(loaded.val_dataloader()))["inputs"].shape == (BATCH_SIZE, 2 * SEQ_LEN)
+    with pytest.raises(ConfigError, match=r"data\.vocab_size is 999"):
+        XLabDataModule.load_from_checkpoint(path, vocab_size=999)
