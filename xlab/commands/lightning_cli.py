@@ -140,7 +140,10 @@ class XLabCLI(LightningCLI):
         kwargs |= {"logger": loggers, "use_distributed_sampler": False, "enable_model_summary": False}
         kwargs["callbacks"] = [*(self._get(self.config_init, "trainer").callbacks or []), *own]
         kwargs["plugins"] = [*(self._get(self.config_init, "trainer").plugins or []), WholeFiles()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except ValueError as error:  # an unknown strategy, and the like
+            raise ConfigError(f"trainer: {error}") from error
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         path = self._get(self.config, "ckpt_path")
