@@ -274,7 +274,11 @@ class TestProcesses:
 
     def test_ranks_wait_for_the_data_without_a_collective(self, there: Path, corpus: Path, tmp_path: Path) -> None:
         (tmp_path / "patience.py").write_text(PATIENCE)
-        own = {"data.source": "patience.SlowLines", "trainer.strategy": '{"class_path": "patience.Impatient"}', "data.batch_size": 4}
+        own = {
+            "data.source": "patience.SlowLines",
+            "trainer.strategy": '{"class_path": "patience.Impatient"}',
+            "data.batch_size": 4,
+        }
         ranks = ["-m", "torch.distributed.run", "--nproc-per-node=2", str(ROOT / "xlab.py"), "fit"]
         command = [sys.executable, *ranks, *small(corpus, **own, **RANKS), f"--data.cache_dir={tmp_path / 'cache'}"]
         environment = {**os.environ, "PYTHONPATH": str(tmp_path)}

@@ -1,0 +1,109 @@
+"""Every YAML in conf/ builds and trains, and every README command's options exist."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import ROOT
+from xlab import checkpoints
+from xlab.commands.lightning_cli import run
+from xlab.commands.train import main as train
+
+TEXT = "The module counts {0} words. It returns the {1}th of them, or raises an error when {0} is odd.\n\n"
+QUICK = [
+    *("--data.vocab_size=300", "--data.seq_len=16", "--data.batch_size=4", "--data.num_workers=0"),
+    *("--model.d_model=16", "--model.n_layers=1", "--model.n_heads=2", "--model.schedule.warmup_steps=1"),
+    *("--trainer.max_steps=2", "--trainer.val_check_interval=2", "--trainer.accumulate_grad_batches=1"),
+]
+
+
+@pytest.fixture
+def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a little of everything that the files in conf/data/ read."""
+    texts = [TEXT.format(number, number % 7) * 3 for number in range(200)]
+    (tmp_path / "my.txt").write_text("".join(texts))
+    (tmp_path / "corpus.txt").write_text("\n<|endoftext|>\n".join(texts))
+    (tmp_path / "shards").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "shards" / f"{number:03}.txt").write_text(text)
+    hub = tmp_path / "wikipedia" / "20231101.en"
+    hub.mkdir(parents=True)
+    for number in range(2):
+        part = texts[number * 100 : number * 100 + 100]
+        pq.write_table(pa.table({"title": ["t"] * 100, "text": part}), hub / f"train-{number:05}-of-00002.parquet")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("data/text.yaml", ["--data.source.paths=my.txt", "--data.source.section_chars=500"]),
+        ("data/shards.yaml", []),
+        ("data/delimited.yaml", []),
+        ("data/hub.yaml", ["--data.source.path=wikipedia", "--data.source.name=20231101.en"]),
+        ("xlab.yaml", ["--data.source.path=wikipedia"]),
+    ],
+)
+def test_a_yaml_trains(corpora: Path, file: str, source: list[str]) -> None:
+    run("fit", ["-c", str(ROOT / "conf" / file), *source, *QUICK])
+    assert checkpoints.read("logs/version_0").info["step"] == 2
+
+
+def test_the_nietzsche_yaml_trains(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "repository").mkdir()
+    (tmp_path / "shared").symlink_to(shared_data.parent)
+    monkeypatch.chdir(tmp_path / "repository")
+    run("fit", ["-c", str(ROOT / "conf/data/nietzsche.yaml"), *QUICK, "--trainer.limit_val_batches=2"])
+    checkpoint = checkpoints.read("logs/version_0")
+    assert checkpoint.data["val_source"]["init_args"]["text_column"] == "body"
+
+
+def test_every_yaml_is_tested_here() -> None:
+    named = set(re.findall(r"[\w/]+\.yaml", Path(__file__).read_text()))
+    # the default and the corpus it trains on: make demo runs them, and every other test starts from them
+    known = {name.removeprefix("conf/") for name in named} | {"defaults.yaml", "data/python_docs.yaml"}
+    assert {path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml")} <= known
+
+
+def documented_commands() -> list[list[str]]:
+    lines = [line for page in ("README.md", "docs/configuration.md") for line in (ROOT / page).read_text().splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("./xlab.py fit ")]
+    assert len(commands) >= 6
+    return commands
+
+
+@pytest.mark.parametrize("command", documented_commands(), ids=" ".join)
+def test_a_documented_command_has_options_that_exist(
+    command: list[str], corpora: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if any("ckpt_path" in word or "init_from" in word or "logs/" in word or "mine.yaml" in word for word in command):
+        pytest.skip("it needs a run or a file that only its reader has")
+    (corpora / "my_parts.py").write_text(own_part_of_the_documentation())
+    arguments = [word.replace("conf/", f"{ROOT}/conf/") for word in command[2:]]
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "xlab.py"), "fit", *arguments, "--print_config"],
+        cwd=corpora,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "max_steps" in done.stdout
+
+
+def own_part_of_the_documentation() -> str:
+    found = re.search(
+        r"```python\n(\"\"\"A feed-forward of my own.*?)```", (ROOT / "docs/configuration.md").read_text(), re.S
+    )
+    assert found
+    return found[1]
+
+
+def test_the_scripts_have_the_commands_that_the_readme_names() -> None:
+    assert set(train.commands) == {"fit", "validate", "test", "predict"}
