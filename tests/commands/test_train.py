@@ -289,14 +289,14 @@ class TestProcesses:
     def test_ctrl_c_leaves_a_whole_checkpoint_that_resumes(self, there: Path, corpus: Path) -> None:
         endless = small(corpus, trainer__max_steps=100_000, trainer__val_check_interval=20)
         command = [sys.executable, str(ROOT / "xlab.py"), "fit", *endless]
-        process = subprocess.Popen(command, cwd=there, stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith("step 40/"):
-                break
-        os.kill(process.pid, signal.SIGINT)
-        rest = process.stderr.read()
-        assert process.wait(60) == 130
+        with subprocess.Popen(command, cwd=there, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if line.startswith("step 40/"):
+                    break
+            os.kill(process.pid, signal.SIGINT)
+            rest = process.stderr.read()
+        assert process.returncode == 130
         found = re.search(r"go on with \./xlab\.py fit --ckpt_path (\S+)", rest)
         assert found, rest
         step = checkpoints.read(there / found[1]).info["step"]

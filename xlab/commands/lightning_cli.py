@@ -1,5 +1,6 @@
 """XLabCLI: LightningCLI with XLab's layers of settings, checkpoints, run folders and closing words."""
 
+import contextlib
 import json
 import logging
 import os
@@ -86,6 +87,8 @@ class XLabCLI(LightningCLI):
     user's ``-c`` files and options; and what a checkpoint decides alone (its architecture and its tokenizer).
     """
 
+    _run_folder: Path | None = None
+
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         # weights_only is always true; what is predicted goes to a file
@@ -124,7 +127,7 @@ class XLabCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None  # only training makes a run's folder
         if self.subcommand == "fit":
-            folder = next_run_folder()
+            folder = self._run_folder = new_run_folder()
             asked = self._get(self.config_init, "trainer").logger
             loggers = [JsonLinesLogger(str(folder))]
             if asked in (None, True):
@@ -142,8 +145,21 @@ class XLabCLI(LightningCLI):
         kwargs["plugins"] = [*(self._get(self.config_init, "trainer").plugins or []), WholeFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
-        except ValueError as error:  # an unknown strategy, and the like
+        except (ValueError, MisconfigurationException) as error:  # an unknown strategy, and the like
+            self._drop_empty_run()
             raise ConfigError(f"trainer: {error}") from error
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            self._drop_empty_run()
+
+    def _drop_empty_run(self) -> None:
+        """Remove the folder of a run that ended before it wrote anything."""
+        if self._run_folder is not None:
+            with contextlib.suppress(OSError):
+                self._run_folder.rmdir()
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         path = self._get(self.config, "ckpt_path")
@@ -250,10 +266,22 @@ def run(subcommand: str, arguments: list[str]) -> None:
         raise ConfigError(f"trainer: {error}") from error
 
 
-def next_run_folder() -> Path:
-    """Give the first ``logs/version_N`` behind all there are."""
+def new_run_folder() -> Path:
+    """Make the first ``logs/version_N`` behind all there are; runs that start at once get one each.
+
+    Ranks beside the first write nothing, and are only told a name.
+    """
     numbers = [int(match[1]) for path in RUNS.glob("version_*") if (match := re.fullmatch(r"version_(\d+)", path.name))]
-    return RUNS / f"version_{max(numbers, default=-1) + 1}"
+    number = max(numbers, default=-1) + 1
+    while getattr(rank_zero_only, "rank", 0) == 0:
+        try:
+            (RUNS / f"version_{number}").mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise ConfigError(f"cannot make a run's folder in {RUNS.absolute()}: {error.strerror}") from error
+    return RUNS / f"version_{number}"
 
 
 def table(figures: dict[str, float], split: str) -> str:
