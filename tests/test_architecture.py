@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoints": {"factories", "transformer", "data"},
     "datamodules": {"data", "checkpoints", "factories"},
     "inference": {"checkpoints", "transformer", "data"},
+    "evaluation": {"inference", "checkpoints", "transformer", "data"},
     "models": {"transformer", "training", "checkpoints", "factories", "data", "inference"},
 }
 ARROWS["commands"] = set(ARROWS)  # the top: it may import everything

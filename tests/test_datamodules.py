@@ -157,7 +157,7 @@ def test_every_document_is_in_one_split(corpus: Path, prepared: XLabDataModule) 
     decode = prepared.tokenizer.decode
     texts = []
     for split in ("train", "val", "test", "predict"):
-        store = prepared._ready.store(split)
+        store = prepared.prepared.store(split)
         texts += [decode(store.document(index).tolist()) for index in range(len(store))]
     assert sorted(texts) == sorted(documents())
 
@@ -165,12 +165,12 @@ def test_every_document_is_in_one_split(corpus: Path, prepared: XLabDataModule) 
 def test_a_split_with_a_source_of_its_own_takes_no_share(corpus: Path, folder: Path) -> None:
     others = write_corpus(folder / "others.jsonl", n=30, seed=5)
     datamodule = ready(corpus, val_source=JsonLines(str(others), "body"), splits=Splits(0.8, 0, 0.1, 0.1))
-    assert datamodule._ready.n_documents("val") == 30
-    assert sum(datamodule._ready.n_documents(split) for split in ("train", "test", "predict")) == 160
+    assert datamodule.prepared.n_documents("val") == 30
+    assert sum(datamodule.prepared.n_documents(split) for split in ("train", "test", "predict")) == 160
 
 
 def test_a_batch_is_windows_and_what_follows_them(prepared: XLabDataModule) -> None:
-    store, tokenizer = prepared._ready.store("val"), prepared.tokenizer
+    store, tokenizer = prepared.prepared.store("val"), prepared.tokenizer
     stream = torch.cat([torch.tensor(store.document(index).tolist()) for index in range(len(store))])
     batches = list(prepared.val_dataloader())
     inputs = torch.cat([batch["inputs"] for batch in batches]).flatten()[: len(stream) - 1]
@@ -213,7 +213,7 @@ def test_worker_processes_give_the_same_batches(corpus: Path, prepared: XLabData
 
 def test_prompts_are_the_beginnings_of_documents(corpus: Path, prepared: XLabDataModule) -> None:
     datamodule = ready(corpus, prompt_len=5, max_new_tokens=7)
-    store = prepared._ready.store("predict")
+    store = prepared.prepared.store("predict")
     batches = list(datamodule.predict_dataloader())
     assert len(batches) == len(store)
     for index, batch in enumerate(batches):
@@ -255,7 +255,7 @@ def test_a_changed_corpus_is_prepared_anew(tmp_path: Path) -> None:
         file.write(json.dumps({"body": "a line that was not there before", "meta": ""}) + "\n")
     after = ready(corpus)
     assert after.fingerprint != before.fingerprint
-    counts = [sum(data._ready.n_documents(split) for split in SHARES.__dict__) for data in (before, after)]
+    counts = [sum(data.prepared.n_documents(split) for split in SHARES.__dict__) for data in (before, after)]
     assert counts == [60, 61]
 
 
@@ -297,7 +297,7 @@ def test_the_checkpoint_s_tokenizer_is_kept_when_the_corpus_changes(tmp_path: Pa
     corpus.write_text("".join(json.dumps({"body": f"{n} other words altogether, {n * n}"}) + "\n" for n in range(99)))
     loaded = XLabDataModule.load_from_checkpoint(path)
     loaded.prepare_data()
-    assert loaded._ready.tokenizer.to_json() == trained.tokenizer.to_json()
+    assert loaded.prepared.tokenizer.to_json() == trained.tokenizer.to_json()
     assert loaded.fingerprint != trained.fingerprint
 
 

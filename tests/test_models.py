@@ -189,7 +189,7 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
 
 def by_hand(decoder: Decoder, datamodule: XLabDataModule, split: str) -> dict[str, float]:
     """Loss and bits per byte in float64, from the documents' tokens and their text."""
-    store, tokenizer = datamodule._ready.store(split), datamodule.tokenizer
+    store, tokenizer = datamodule.prepared.store(split), datamodule.tokenizer
     texts = [store.document(index).tolist() for index in range(len(store))]
     stream = torch.tensor([token for text in texts for token in text])
     n_windows = math.ceil((len(stream) - 1) / SEQ_LEN)
@@ -230,7 +230,7 @@ def test_predict_continues_each_document(run: Run, tmp_path: Path) -> None:
     datamodule = XLabDataModule.load_from_checkpoint(run.trained, max_new_tokens=5)
     continued = make_trainer(tmp_path, -1).predict(run.model, datamodule=datamodule)
     assert continued is not None
-    assert len(continued) == datamodule._ready.n_documents("predict")
+    assert len(continued) == datamodule.prepared.n_documents("predict")
     assert all(len(ids) <= 5 and datamodule.tokenizer.eos_id not in ids for ids in continued)
     assert any(continued)
 

@@ -172,12 +172,19 @@ class XLabDataModule(LightningDataModule):
         Raises:
             DataError: before ``prepare_data``, if it has yet to be trained.
         """
-        return self._tokenizer or self._ready.tokenizer
+        return self._tokenizer or self.prepared.tokenizer
 
     @property
     def fingerprint(self) -> str:
         """The digest of the documents that were prepared, and of the tokenizer."""
-        return self._ready.fingerprint
+        return self.prepared.fingerprint
+
+    @property
+    def prepared(self) -> PreparedData:
+        """The stores, the tokenizer and their description, after ``prepare_data``."""
+        if self._prepared is None:
+            raise DataError("the data are not prepared yet; call prepare_data() first")
+        return self._prepared
 
     def prepare_data(self) -> None:
         """Read the corpus, train the tokenizer and store the tokens, unless the cache has them.
@@ -207,9 +214,9 @@ class XLabDataModule(LightningDataModule):
         return self._loader(windows, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        if not self._ready.n_documents("val") and "val" not in self.corpus.split_sources:
+        if not self.prepared.n_documents("val") and "val" not in self.corpus.split_sources:
             if self.corpus.shares.get("val"):
-                self._ready.store("val")  # says that the share came out empty, and what to do
+                self.prepared.store("val")  # says that the share came out empty, and what to do
             return []
         return self._eval_loader("val")
 
@@ -217,19 +224,15 @@ class XLabDataModule(LightningDataModule):
         return self._eval_loader("test")
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        prompts = Prompts(self._ready, "predict", self.hparams["prompt_len"], self.hparams["max_new_tokens"])
+        if self._ranks()["world_size"] > 1:
+            raise ConfigError("predict writes one file in one process; set trainer.devices to 1")
+        prompts = Prompts(self.prepared, "predict", self.hparams["prompt_len"], self.hparams["max_new_tokens"])
         return DataLoader(prompts, batch_size=1)
 
-    @property
-    def _ready(self) -> PreparedData:
-        if self._prepared is None:
-            raise DataError("the data are not prepared yet; call prepare_data() first")
-        return self._prepared
-
     def _windows(self, split: str) -> ContiguousWindows:
-        tokenizer = self._ready.tokenizer
+        tokenizer = self.prepared.tokenizer
         return ContiguousWindows(
-            self._ready.store(split),
+            self.prepared.store(split),
             self.hparams["seq_len"],
             pad_id=tokenizer.pad_id,
             sos_id=tokenizer.sos_id,

@@ -3,22 +3,20 @@
 import contextlib
 import json
 import logging
-import os
 import re
 import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from xlab import checkpoints
+from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, WholeFiles, shown
 from xlab.commands.console import INTERRUPTED
 from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser
@@ -30,54 +28,6 @@ from xlab.training.callbacks import BestAndLast, Progress, Throughput, ValidateA
 from xlab.training.loggers import JsonLinesLogger
 
 RUNS = Path("logs")
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Write checkpoints whole or not at all, and read them without unpickling anything but plain data."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        checkpoints.write(checkpoint, path)
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(checkpoints.find(path), map_location=map_location, weights_only=True)
-        return loaded
-
-
-class InterruptNotice(Callback):
-    """Say, when Ctrl-C ends a run, how to go on."""
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
-            return
-        last = getattr(trainer.checkpoint_callback, "last_model_path", "")
-        advice = (
-            f"go on with ./xlab.py fit --ckpt_path {_shown(last)}" if last else "no checkpoint had been written yet"
-        )
-        print(f"\ninterrupted at step {trainer.global_step}; {advice}", file=sys.stderr)
-
-
-class ContinuationWriter(Callback):
-    """Write what ``predict`` generates to a file, a JSON line a document, as it comes."""
-
-    def __init__(self, path: str, datamodule: XLabDataModule) -> None:
-        self._path = Path(path)
-        self._datamodule = datamodule
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text("", encoding="utf-8")
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
-    ) -> None:
-        decode = self._datamodule.tokenizer.decode
-        line = {
-            "document": int(batch["index"]),
-            "prompt": decode(batch["prompt"][0]),
-            "continuation": decode(outputs),
-        }
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 class XLabCLI(LightningCLI):
@@ -122,27 +72,27 @@ class XLabCLI(LightningCLI):
         """Do nothing: a checkpoint's settings are a layer of the arguments already."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        asked = self._get(self.config_init, "trainer")
+        if asked.use_distributed_sampler:
+            raise ConfigError("trainer.use_distributed_sampler must stay false: XLab's windows know their rank")
         loggers: list[Logger] | bool = False
         own: list[Callback] = [Progress()]
         if self.subcommand != "fit":
             self.save_config_callback = None  # only training makes a run's folder
         if self.subcommand == "fit":
             folder = self._run_folder = new_run_folder()
-            asked = self._get(self.config_init, "trainer").logger
             loggers = [JsonLinesLogger(str(folder))]
-            if asked in (None, True):
+            if asked.logger in (None, True):
                 loggers.insert(0, TensorBoardLogger(".", folder.parent.name, folder.name, default_hp_metric=False))
-            elif asked:
-                loggers += asked if isinstance(asked, list) else [asked]
+            elif asked.logger:
+                loggers += asked.logger if isinstance(asked.logger, list) else [asked.logger]
             own += [Throughput(), ValidateAtEnd(), InterruptNotice()]
-            if self._get(self.config_init, "trainer").enable_checkpointing is not False:
+            if asked.enable_checkpointing is not False:
                 own.append(BestAndLast())
         if self.subcommand == "predict":
             own.append(ContinuationWriter(self._get(self.config, "output"), self.datamodule))
-        # windows know their rank: Lightning must not wrap their sampler
-        kwargs |= {"logger": loggers, "use_distributed_sampler": False, "enable_model_summary": False}
-        kwargs["callbacks"] = [*(self._get(self.config_init, "trainer").callbacks or []), *own]
-        kwargs["plugins"] = [*(self._get(self.config_init, "trainer").plugins or []), WholeFiles()]
+        kwargs |= {"logger": loggers, "callbacks": [*_listed(asked.callbacks), *own]}
+        kwargs["plugins"] = [*_listed(asked.plugins), WholeFiles()]
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:  # an unknown strategy, and the like
@@ -190,12 +140,15 @@ class XLabCLI(LightningCLI):
         callback = self.trainer.checkpoint_callback
         if not self.trainer.is_global_zero or not isinstance(callback, BestAndLast):
             return
-        checkpoint = checkpoints.read(callback.best_model_path or callback.last_model_path)
+        path = callback.best_model_path or callback.last_model_path
+        if not path:  # as in trainer.fast_dev_run
+            return
+        checkpoint = checkpoints.read(path)
         metrics = checkpoint.info["metrics"]
         print(f"\n{checkpoint.path.stem} checkpoint, of step {checkpoint.info['step']}:")
         print(table(metrics, "val") if "val/loss" in metrics else "no validation data to measure it on")
-        print(f"checkpoint    {_shown(checkpoint.path)}")
-        print(f'next          ./infer.py {_shown(checkpoint.path)} "The"')
+        print(f"checkpoint    {shown(checkpoint.path)}")
+        print(f'next          ./infer.py {shown(checkpoint.path)} "The"')
 
     def after_validate(self) -> None:
         self._report("val")
@@ -217,7 +170,7 @@ class XLabCLI(LightningCLI):
 
     @rank_zero_only
     def _introduce(self) -> None:
-        data = self.datamodule._ready.description["splits"]
+        data = self.datamodule.prepared.description["splits"]
         tokens = ", ".join(f"{split} {sizes['tokens']:,}" for split, sizes in data.items())
         weights = sum(weight.numel() for weight in self.model.decoder.parameters())
         print(f"model: {weights:,} parameters; tokens: {tokens}", file=sys.stderr)
@@ -253,6 +206,7 @@ def run(subcommand: str, arguments: list[str]) -> None:
             XLabModel,
             XLabDataModule,
             args=[subcommand, *arguments],
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=OneLineParser,
@@ -264,6 +218,10 @@ def run(subcommand: str, arguments: list[str]) -> None:
         raise
     except MisconfigurationException as error:  # Lightning's own complaint about trainer settings
         raise ConfigError(f"trainer: {error}") from error
+
+
+def _listed(given: Any) -> list[Any]:
+    return given if isinstance(given, list) else [given] if given is not None else []
 
 
 def new_run_folder() -> Path:
@@ -289,12 +247,6 @@ def table(figures: dict[str, float], split: str) -> str:
     styles = {"loss": ".4f", "perplexity": ".2f", "bits_per_byte": ".4f", "accuracy": ".4f"}
     rows = [(name, figures[f"{split}/{name}"], style) for name, style in styles.items() if f"{split}/{name}" in figures]
     return "\n".join(f"{split + ' ' + name.replace('_', ' '):<20} {value:{style}}" for name, value, style in rows)
-
-
-def _shown(path: str | Path) -> str:
-    """Give a path as one would type it here."""
-    shown = os.path.relpath(path)
-    return str(path) if shown.startswith("..") else shown
 
 
 def _quiet() -> None:
