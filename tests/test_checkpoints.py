@@ -433,6 +433,57 @@ def test_the_datamodule_s_classes_are_checked_too(run: Run, tmp_path: Path, evil
     assert not evil.exists()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        # the command line's parser would import these: a dotted key, and a text where a number or a tensor belongs
+        lambda head: head["model"].update({"attention.class_path": FOREIGN}),
+        lambda head: head["data"].update({"source.class_path": FOREIGN}),
+        lambda head: head["model"].update(optimizer={"class_path": "torch.optim.AdamW", "init_args": {"lr": FOREIGN}}),
+        lambda head: head["model"].update(
+            optimizer={"class_path": "torch.optim.AdamW", "init_args": {"betas": [FOREIGN]}}
+        ),
+    ],
+)
+def test_what_only_the_parser_would_import_is_refused_too(
+    run: Run, tmp_path: Path, evil: Path, change: Callable[[Any], None]
+) -> None:
+    foreign = changed(run, tmp_path / "foreign.pt", lambda whole: change(whole["xlab"]))
+    with pytest.raises(CheckpointError, match=r"evil_layers|class_path"):
+        read(foreign)
+    assert not evil.exists()
+
+
+def _ring(whole: Any) -> None:
+    whole["xlab"]["info"]["ring"] = whole["xlab"]["info"]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _ring,
+        lambda whole: whole["xlab"]["info"].update(x=torch.zeros(2)),
+        lambda whole: whole["state_dict"].update({5: torch.zeros(2)}),
+        lambda whole: whole["state_dict"].update(x="text"),
+        lambda whole: whole["state_dict"].update(x=torch.zeros(2, 2).to_sparse()),
+    ],
+)
+def test_content_of_the_wrong_kind_is_refused(run: Run, tmp_path: Path, damage: Callable[[Any], None]) -> None:
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read(changed(run, tmp_path / "damaged.pt", damage))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"splits": 5}, {"seq_len": "a"}, {"bogus": 1}, {"source": 5}, {"source": {"class_path": "RMSNorm"}}]
+)
+def test_data_settings_that_cannot_be_are_a_checkpoint_s_fault(
+    run: Run, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    wrong = changed(run, tmp_path / "wrong.pt", lambda whole: whole["xlab"]["data"].update(settings))
+    with pytest.raises(CheckpointError):
+        XLabDataModule.load_from_checkpoint(wrong)
+
+
 def _allow(monkeypatch: pytest.MonkeyPatch) -> None:
     allow_module("evil_layers")
 
@@ -463,7 +514,7 @@ def test_a_module_of_a_similar_name_is_not_allowed_with_it(
     assert not evil.exists()
 
 
-@pytest.mark.parametrize("path", ["evil_layers.Popen", "xlab.checkpoints.Path", "xlab.data.preparation.Path"])
+@pytest.mark.parametrize("path", ["evil_layers.Popen", "xlab.data.token_store.Path", "xlab.data.preparation.Path"])
 def test_a_class_that_an_allowed_module_merely_imported_is_refused(
     run: Run, tmp_path: Path, evil: Path, path: str
 ) -> None:
@@ -475,7 +526,11 @@ def test_a_class_that_an_allowed_module_merely_imported_is_refused(
 
 
 @pytest.mark.parametrize(
-    "path", ["os.system", "builtins.eval", "subprocess.Popen", "xlabels.Thing", "torch.jit.ScriptModule"]
+    "path",
+    [
+        *("os.system", "builtins.eval", "subprocess.Popen", "xlabels.Thing", "torch.jit.ScriptModule"),
+        "xlab.commands.lightning_cli.XLabCLI",  # making one runs a whole command
+    ],
 )
 def test_the_allow_list_is_short(run: Run, tmp_path: Path, path: str) -> None:
     with pytest.raises(CheckpointError, match="whose code is not XLab's"):

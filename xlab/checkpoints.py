@@ -36,7 +36,8 @@ CLASS_SETTINGS = {
     *("source", "val_source", "test_source", "predict_source", "tokenizer"),
 }
 
-_allowed = {"xlab", "torch.nn", "torch.optim"}
+# the parts of a model and of its data, and not XLab's commands: those do more than they are made of
+_allowed = {"xlab.data", "xlab.datamodules", "xlab.training", "xlab.transformer", "torch.nn", "torch.optim"}
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,13 @@ def read(path: str | Path, map_location: Any = "cpu") -> Checkpoint:
     for key, kind in sections.items():
         if not isinstance(head.get(key), kind):
             raise CheckpointError(f"{path} is damaged: its header has no {key}")
+    try:
+        json.dumps(head)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its header is not plain data ({error})") from error
+    for name, weight in state.items():
+        if not isinstance(name, str) or not isinstance(weight, Tensor) or weight.layout != torch.strided:
+            raise CheckpointError(f"{path} is damaged: {name!r} of its weights is no plain tensor")
     for settings in (head["model"], head["data"]):
         _check_classes(settings, path)
     return Checkpoint(
@@ -154,6 +162,8 @@ def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 def build_decoder(settings: Mapping[str, Any]) -> Decoder:
     """Make an untrained decoder from the arguments of ``XLabModel``; those it does not know are the training's."""
+    if empty := [key for key in PARTS if key in settings and settings[key] is None]:
+        raise ConfigError(f"model.{empty[0]} is empty; name a class, or leave the line out")
     arguments: dict[str, Any] = {key: settings[key] for key in SIZES if key in settings}
     arguments |= {key: factories.factory(settings[key]) for key in PARTS if key in settings}
     return Decoder(**arguments)
@@ -166,7 +176,9 @@ def restore_decoder(checkpoint: Checkpoint) -> Decoder:
             _check_fit(build_decoder(checkpoint.model), checkpoint)
         with torch.random.fork_rng():  # the initial weights are replaced at once: no draw of the caller's is used up
             decoder = build_decoder(checkpoint.model)
-    except (ConfigError, TypeError, ValueError) as error:
+    except CheckpointError:
+        raise
+    except Exception as error:  # a class of the wrong kind, or with wrong arguments, fails in its own way
         raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
     decoder.load_state_dict(checkpoint.weights)
     return decoder
@@ -247,7 +259,7 @@ def write(content: Mapping[str, Any], path: str | Path) -> None:
         reason = _disk_error(error)
         if reason is None:
             raise
-        raise CheckpointError(f"cannot write {path}: {reason}; what stood there before still does") from error
+        raise CheckpointError(f"cannot write {path}: {reason}; nothing that was there has changed") from error
 
 
 @contextlib.contextmanager
@@ -300,17 +312,22 @@ def _load(path: Path, map_location: Any) -> Any:
 
 
 def _check_classes(settings: Any, path: Path, is_part: bool = False) -> None:
-    """Refuse a class that may not be imported, wherever ``factories.build`` would look for one."""
+    """Refuse a class that may not be imported, wherever ``factories.build`` or the parser would look for one."""
     if isinstance(settings, list):
         for value in settings:
-            _check_classes(value, path)
+            _check_classes(value, path, is_part)
     if isinstance(settings, str) and is_part:  # a class path alone is as good as class_path with init_args
         settings = {"class_path": settings}
     if not isinstance(settings, dict):
         return
+    if dotted := [key for key in settings if "." in key]:
+        # the command line's parser would take "source.class_path" for the class path of source
+        raise CheckpointError(f"{path} is damaged: its header has the setting {dotted[0]!r}")
     parts: set[str] = set()
     if "class_path" in settings:
-        parts = factories.callable_parameters(_allowed_class(str(settings["class_path"]), path))
+        kind = _allowed_class(str(settings["class_path"]), path)
+        # where no text belongs, the command line's parser takes a text for a class path, and imports it
+        parts = factories.callable_parameters(kind) | factories.textless_parameters(kind)
     for key, value in settings.items():
         if key == "init_args" and isinstance(value, dict):
             for name, argument in value.items():

@@ -15,7 +15,7 @@ from xlab.data.sampler import EvalBatchSampler, TrainBatchSampler
 from xlab.data.sources import PythonDocs, Source
 from xlab.data.splits import Corpus
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerRecipe
-from xlab.errors import CheckpointError, ConfigError, DataError
+from xlab.errors import CheckpointError, ConfigError, DataError, XLabError
 
 
 @dataclass
@@ -142,6 +142,7 @@ class XLabDataModule(LightningDataModule):
         self.vocab_size = tokenizer.vocab_size_of(vocab_size)
         self._prepared: PreparedData | None = None
         self._tokenizer: Tokenizer | None = None
+        self._resumed_at: tuple[int, int] | None = None
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -160,8 +161,13 @@ class XLabDataModule(LightningDataModule):
         checkpoint = checkpoints.read(checkpoint_path)
         made = checkpoints.restore_tokenizer(checkpoint)
         recipe = CheckpointTokenizer(str(checkpoint.path))
-        settings = {key: _instance(key, value) for key, value in checkpoint.data.items()}
-        datamodule = cls(**{**settings, "tokenizer": recipe, "vocab_size": len(made), **changes})
+        try:
+            settings = {key: _instance(key, value) for key, value in checkpoint.data.items()}
+            datamodule = cls(**{**settings, "tokenizer": recipe, "vocab_size": len(made), **changes})
+        except XLabError:
+            raise
+        except (TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{checkpoint.path}: its settings make no data: {error}") from error
         datamodule._tokenizer = made
         return datamodule
 
@@ -198,6 +204,19 @@ class XLabDataModule(LightningDataModule):
             vocab_size=self.vocab_size,
         )
 
+    def state_dict(self) -> dict[str, Any]:
+        """Give the place in the order of the windows that a checkpoint is taken at."""
+        if self.trainer is None:
+            return {}
+        return {
+            "epoch": self.trainer.current_epoch,
+            "batch": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember that place; Lightning restores its own counters later than it may ask for the loader."""
+        self._resumed_at = (int(state_dict["epoch"]), int(state_dict["batch"]))
+
     def setup(self, stage: str) -> None:
         """Open the prepared tokens on this rank."""
         if self._prepared is None:
@@ -208,15 +227,16 @@ class XLabDataModule(LightningDataModule):
         sampler = TrainBatchSampler(
             len(windows), self.hparams["batch_size"], **self._ranks(), seed=self.hparams["seed"]
         )
-        if self.trainer is not None:  # after --ckpt_path, the epoch goes on where the checkpoint was taken
-            progress = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
-            sampler.resume(self.trainer.current_epoch, progress)
+        if self._resumed_at is not None:  # after --ckpt_path, the epoch goes on where the checkpoint was taken
+            sampler.resume(*self._resumed_at)
         return self._loader(windows, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         if not self.prepared.n_documents("val") and "val" not in self.corpus.split_sources:
             if self.corpus.shares.get("val"):
                 self.prepared.store("val")  # says that the share came out empty, and what to do
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise DataError("there is no validation data: data.splits.val is 0 and data.val_source is not set")
             return []
         return self._eval_loader("val")
 
@@ -252,7 +272,12 @@ class XLabDataModule(LightningDataModule):
     def _loader(self, windows: ContiguousWindows, sampler: TrainBatchSampler | EvalBatchSampler) -> DataLoader[Batch]:
         workers = self.hparams["num_workers"]
         return DataLoader(
-            windows, batch_sampler=sampler, collate_fn=as_is, num_workers=workers, persistent_workers=workers > 0
+            windows,
+            batch_sampler=sampler,
+            collate_fn=as_is,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            generator=torch.Generator(),  # its own: an iterator that starts draws a seed, and dropout must not notice
         )
 
 
@@ -260,9 +285,10 @@ def _instance(name: str, settings: Any) -> Any:
     """Make the object that one of the datamodule's plain settings stands for."""
     if name == "splits":
         return Splits(**settings)
-    if isinstance(settings, dict) and "class_path" in settings:
-        try:
-            return factories.build(settings)
-        except (TypeError, ConfigError) as error:
-            raise CheckpointError(f"the checkpoint's data.{name} cannot be built: {error}") from error
-    return settings
+    try:
+        made = factories.build(settings) if isinstance(settings, dict) and "class_path" in settings else settings
+    except (TypeError, ConfigError) as error:
+        raise CheckpointError(f"the checkpoint's data.{name} cannot be built: {error}") from error
+    if name.endswith("source") and not isinstance(made, Source | None):
+        raise CheckpointError(f"data.{name} is {settings!r}, which is no source of documents")
+    return made

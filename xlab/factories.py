@@ -150,6 +150,23 @@ def callable_parameters(kind: type) -> set[str]:
     return {name for name, hint in hints.items() if _is_callable(hint)}
 
 
+def textless_parameters(kind: type) -> set[str]:
+    """Give the names of the constructor's parameters whose annotations leave no place for a text."""
+    try:
+        hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    except NameError:
+        return set()
+    return {name for name, hint in hints.items() if not _takes_text(hint)}
+
+
+def _takes_text(hint: Any) -> bool:
+    if typing.get_origin(hint) is typing.Literal:
+        return any(isinstance(choice, str) for choice in typing.get_args(hint))
+    if hint in (Any, str, object) or (isinstance(hint, type) and issubclass(hint, os.PathLike)):
+        return True
+    return any(_takes_text(choice) for choice in typing.get_args(hint))
+
+
 def _is_callable(hint: Any) -> bool:
     """Tell whether a hint is ``Callable[...]``, or that or None."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):

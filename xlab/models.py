@@ -91,6 +91,7 @@ class XLabModel(LightningModule):
             checkpoints.fill(self.decoder, checkpoints.read(init_from))
         self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
         self._step_tokens: Tensor | None = None  # and of predicted tokens
+        self._resumed: dict[str, Any] | None = None  # what on_save_checkpoint kept, until the first batch
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -110,7 +111,7 @@ class XLabModel(LightningModule):
         try:
             with torch.random.fork_rng():  # the initial weights are replaced at once: no draw is used up
                 model = cls(**{**checkpoint.model, "init_from": None, **changes})
-        except (ConfigError, TypeError, ValueError) as error:
+        except Exception as error:  # a class of the wrong kind, or with wrong arguments, fails in its own way
             raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
         checkpoints.fill(model.decoder, checkpoint)
         return model.to(map_location) if map_location is not None else model
@@ -234,7 +235,10 @@ class XLabModel(LightningModule):
         total_steps = self.trainer.estimated_stepping_batches
         if math.isinf(total_steps):
             raise ConfigError("the run has no end that a schedule could plan for; set trainer.max_steps or max_epochs")
-        optimizer: Optimizer = factories.build(self.hparams["optimizer"], decay_groups(self))
+        try:
+            optimizer: Optimizer = factories.build(self.hparams["optimizer"], decay_groups(self))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"model.optimizer: {error}") from error
         schedule: Schedule = factories.build(self.hparams["schedule"], int(total_steps))
 
         def factor(step: int) -> float:  # a plain function: LambdaLR would save, and restore, an object's total_steps
@@ -253,6 +257,39 @@ class XLabModel(LightningModule):
             for group, (base, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
                 group["lr"] = base * factor(scheduler.last_epoch)
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember where the run was; the first batch goes on from there."""
+        self._resumed = checkpoint.get("moment")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Take up dropout's draws, and a step that was being accumulated, where the checkpoint was taken."""
+        if self._resumed is None:
+            return
+        moment, self._resumed = self._resumed, None
+        torch.set_rng_state(moment["rng"].cpu())
+        if self.device.type == "cuda" and "cuda_rng" in moment:
+            torch.cuda.set_rng_state(moment["cuda_rng"].cpu(), self.device)
+        if "gradients" in moment:
+            self._step_loss = moment["loss"].to(self.device)
+            self._step_tokens = moment["tokens"].to(self.device)
+            for name, parameter in self.named_parameters():
+                if name in moment["gradients"]:
+                    parameter.grad = moment["gradients"][name].to(parameter)
+
+    def _moment(self) -> dict[str, Any]:
+        """Give what a resumed run needs beside weights, optimiser and progress to go on bit for bit."""
+        moment: dict[str, Any] = {"rng": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            moment["cuda_rng"] = torch.cuda.get_rng_state(self.device)
+        if self._step_loss is not None and self._step_tokens is not None:  # a validation between two micro-batches
+            found = {name: weight.grad for name, weight in self.named_parameters() if weight.grad is not None}
+            moment |= {"loss": self._step_loss, "tokens": self._step_tokens.double(), "gradients": found}
+            if self.trainer.world_size > 1:  # each rank has its own: their mean on every rank gives the same step
+                mean = self.trainer.strategy.reduce
+                moment |= {key: mean(moment[key].clone(), reduce_op="mean") for key in ("loss", "tokens")}
+                moment["gradients"] = {name: mean(grad.clone(), reduce_op="mean") for name, grad in found.items()}
+        return moment
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the header that makes the file complete in itself."""
         data = getattr(self.trainer, "datamodule", None)
@@ -265,8 +302,10 @@ class XLabModel(LightningModule):
             "step": self.trainer.global_step,
             "metrics": logged,
             "precision": str(self.trainer.precision),
+            "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,
         }
+        checkpoint["moment"] = self._moment()
         checkpoint["xlab"] = checkpoints.header(
             model={**self.hparams, "init_from": None}, data=data.hparams, tokenizer=data.tokenizer.to_json(), info=info
         )

@@ -1,5 +1,6 @@
 """infer.py: the options, what contradicts what, and that the same seed writes the same text."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,11 @@ class TestInfer:
             (["-p", 1.5], "top-p|top_p"),
             (["-n", 0], "-n must be at least 1, got 0"),
             (["-l", -1], "-1"),
+            (["--chat", "-b"], "--chat writes turn by turn, so --beam-search"),
+            (["--chat", "--json"], "--chat writes turn by turn, so --json"),
+            (["--logprobs", 3], "--logprobs belongs to the JSON lines"),
+            (["--int8", "--bf16"], "--int8 and --bf16 are two ways"),
+            (["-f", "prompts.txt"], "are two sources; give one of them"),
             (["-d", "abacus"], "the device 'abacus' is not to be had here"),
         ],
     )
@@ -75,6 +81,63 @@ class TestInfer:
         assert result.exit_code == 2
         assert result.stderr.count("\n") == 1
         assert any(part in result.stderr for part in says.split("|")), result.stderr
+
+    def test_a_json_line_has_ids_logprobs_and_timings(self) -> None:
+        line = json.loads(written(RUN, "Document", "--json", "--logprobs", 2, "-l", 4, "-n", 2, "-s", 1))
+        tokenizer = checkpoints.load(RUN)[1]
+        assert tokenizer.decode(line["prompt_ids"]) == "Document"
+        for text in line["texts"]:
+            assert text["text"] == tokenizer.decode(text["ids"])
+            assert [entry["id"] for entry in text["logprobs"]] == text["ids"]
+            assert all(len(entry["top"]) == 2 for entry in text["logprobs"])
+            assert text["score"] == pytest.approx(sum(entry["logprob"] for entry in text["logprobs"]))
+        assert 0 <= line["timings"]["first_token_s"] <= line["timings"]["total_s"]
+
+    def test_a_file_of_prompts_is_answered_in_its_order(self, tmp_path: Path) -> None:
+        file = tmp_path / "prompts.txt"
+        file.write_text("Document\n\nthe module\r\n")
+        together = written(RUN, "-f", file, "-g", "-l", 5)
+        assert together == written(RUN, "Document", "-g", "-l", 5) + written(RUN, "the module", "-g", "-l", 5)
+
+    def test_prompts_come_from_standard_input_too(self) -> None:
+        result = CliRunner().invoke(main, [RUN, "-f", "-", "-g", "-l", "5"], input="Document\n")
+        assert result.stdout == written(RUN, "Document", "-g", "-l", 5)
+
+    def test_a_stop_string_ends_the_text_before_it(self) -> None:
+        text = written(RUN, "Document", "-g", "-l", 20)
+        stop = text[len("Document") + 3 : len("Document") + 6]
+        assert written(RUN, "Document", "-g", "-l", 20, "--stop", stop) == text[: text.index(stop, 8)] + "\n"
+
+    @pytest.mark.parametrize("weights", ["--int8", "--bf16"])
+    def test_lighter_weights_write_too(self, weights: str) -> None:
+        assert written(RUN, "Document", "-g", "-l", 5, weights).startswith("Document")
+
+    def test_a_chat_goes_by_turns_and_takes_back(self) -> None:
+        lines = ["Document 1", "", "/undo", "/retry", "/show", "/what", "/quit"]
+        result = CliRunner().invoke(main, [RUN, "--chat", "-l", "5", "-s", "1"], input="\n".join(lines) + "\n")
+        assert result.exit_code == 0, result.output
+        assert "taken back" in result.stdout
+        assert "Document 1" in result.stdout.partition("taken back")[2]
+        assert "there is no /what" in result.stdout
+
+    def test_a_chat_outlives_the_context(self) -> None:
+        result = CliRunner().invoke(main, [RUN, "--chat", "-l", "12", "-s", "1"], input="Document\n\n\n\n\n")
+        assert result.exit_code == 0, result.output
+
+    def test_a_prompt_longer_than_the_context_is_refused_or_cut(self) -> None:
+        assert "context" in infer(RUN, "many words " * 40, "-l", 3).stderr
+        assert written(RUN, "many words " * 40, "-l", 3, "--truncate")
+
+    def test_a_rolling_text_outgrows_the_context(self) -> None:
+        line = json.loads(written(RUN, "Document", "-l", 40, "--min-tokens", 40, "--rolling", "--json", "-s", 1))
+        assert len(line["texts"][0]["ids"]) == 40
+
+    def test_a_file_of_prompts_that_cannot_be_read(self, tmp_path: Path) -> None:
+        (tmp_path / "latin").write_bytes(b"caf\xe9\n")
+        (tmp_path / "empty").write_text("\n\n")
+        assert "is not UTF-8: byte 0xe9 at 3" in infer(RUN, "-f", tmp_path / "latin").stderr
+        assert "has no prompts" in infer(RUN, "-f", tmp_path / "empty").stderr
+        assert "cannot read the prompts" in infer(RUN, "-f", tmp_path / "none").stderr
 
     def test_nothing_to_continue(self) -> None:
         assert "an empty prompt has nothing to continue" in infer(RUN, "", "-c").stderr

@@ -324,3 +324,31 @@ class TestProcesses:
         assert 30 < len(lines) < 110
         assert max(map(len, lines)) <= 120
         assert any("--data.batch_size" in line for line in lines)
+
+
+class TestWhatAUserTypesOtherwise:
+    @pytest.mark.parametrize("form", ["written out", "one word", "behind a flag"])
+    def test_a_linked_setting_is_refused_however_it_is_given(self, there: Path, tmp_path: Path, form: str) -> None:
+        (tmp_path / "v.yaml").write_text("model: {vocab_size: 4}")
+        given = {
+            "written out": ["-c", '{"model": {"vocab_size": 4}}'],
+            "one word": [f"-c{tmp_path}/v.yaml"],
+            "behind a flag": ["--print_config", "-c", f"{tmp_path}/v.yaml"],
+        }
+        with pytest.raises(XLabError, match=r"model\.vocab_size is taken from data\.vocab_size"):
+            run("fit", given[form])
+
+    @pytest.mark.parametrize("text", ["", "data: me.yaml"])
+    def test_yaml_without_settings_is_refused(self, there: Path, tmp_path: Path, text: str) -> None:
+        (tmp_path / "me.yaml").write_text(text)
+        with pytest.raises(XLabError, match=r"holds no settings|names itself"):
+            run("fit", ["-c", str(tmp_path / "me.yaml")])
+
+    @pytest.mark.parametrize("name", ["accumulate_grad_batches", "val_check_interval"])
+    def test_nothing_is_divided_by_zero(self, there: Path, corpus: Path, name: str) -> None:
+        with pytest.raises(XLabError, match=f"{name} must be above 0"):
+            run("fit", [*small(corpus), f"--trainer.{name}=0"])
+
+    def test_an_optimiser_that_cannot_be_is_refused(self, there: Path, corpus: Path) -> None:
+        with pytest.raises(XLabError, match=r"model\.optimizer: .*learning rate"):
+            run("fit", [*small(corpus), "--model.optimizer.lr=-1"])

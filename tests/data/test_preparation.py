@@ -218,11 +218,17 @@ def test_an_interrupted_preparation_leaves_nothing(
 
 def test_what_a_killed_run_left_is_removed(lines: Path, cache: Path) -> None:
     identity = Corpus(JsonLines(str(lines)), SHARES).identity()
-    for owner in (identity, "another corpus whose run was killed"):
+    for owner in (identity, "0" * 32):  # this corpus, and another
         (cache / f".{owner}.4711.tmp").mkdir(parents=True)
         (cache / f".{owner}.4711.tmp" / "train.bin.part").write_bytes(b"half")
     ready(lines, cache)
     assert leftovers(cache) == []
+
+
+def test_what_others_keep_in_the_same_directory_stays(lines: Path, cache: Path) -> None:
+    (cache / ".theirs.tmp").mkdir(parents=True)
+    ready(lines, cache)
+    assert (cache / ".theirs.tmp").is_dir()
 
 
 def test_a_corpus_that_changes_while_it_is_read_is_refused(lines: Path, cache: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from xlab import checkpoints
 from xlab.datamodules import XLabDataModule
@@ -26,10 +27,11 @@ class WholeFiles(TorchCheckpointIO):
 
 
 class InterruptNotice(Callback):
-    """Say, when Ctrl-C ends a run, how to go on."""
+    """Say, when Ctrl-C or SIGTERM ends a run, how to go on."""
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if not isinstance(exception, KeyboardInterrupt) or trainer.state.fn != "fit" or not trainer.is_global_zero:
+        stopped = isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if not stopped or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         last = getattr(trainer.checkpoint_callback, "last_model_path", "")
         advice = f"go on with ./xlab.py fit --ckpt_path {shown(last)}" if last else "no checkpoint had been written yet"

@@ -10,6 +10,7 @@ from xlab.errors import XLabError
 
 DEBUG_OPTION = "--debug"
 INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
+TERMINATED = 143  # … and SIGTERM
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def one_line_errors(program: str, *, debug: bool = False) -> Iterator[None]:
         sys.path.append(os.getcwd())  # a user's own classes are found beside where they work
     try:
         yield
-    except XLabError as error:
+    except (XLabError, OSError) as error:  # of the system: a full disk, a folder that cannot be written
         if debug:
             traceback.print_exc()
         message = " ".join(str(error).split())

@@ -20,7 +20,7 @@ LINKS = {"model.vocab_size": "data.vocab_size", "model.max_len": "data.seq_len"}
 CONFIG_OPTIONS = ("-c", "--config")
 Settings = dict[str, Any]
 
-_CLASS = re.compile(r"(?P<module>[a-z_]\w*(\.[a-z_]\w*)*)\.[A-Z]\w*")
+_CLASS = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\.(?P<name>[A-Za-z_]\w*)")
 
 
 def layered(subcommand: str, given: Sequence[str]) -> list[str]:
@@ -38,8 +38,13 @@ def layered(subcommand: str, given: Sequence[str]) -> list[str]:
     for target, source in LINKS.items():
         if target in told:
             raise ConfigError(linked_by_hand(target, source))
-    for value in told.values():
-        if isinstance(value, str) and (named := _CLASS.fullmatch(value)):
+    for key, value in told.items():
+        names_class = key.rpartition(".")[2] in {"class_path", *checkpoints.CLASS_SETTINGS}
+        if (
+            isinstance(value, str)
+            and (named := _CLASS.fullmatch(value))
+            and (names_class or named["name"][0].isupper())
+        ):
             checkpoints.allow_module(named["module"])  # the user's own word for it
     proposed, decided = _of_checkpoint(subcommand, told)
     for key, value in _flat(decided):
@@ -79,7 +84,10 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         checkpoint = checkpoints.read(resumable(str(path)) if subcommand == "fit" else str(path))
         model = {key: value for key, value in checkpoint.model.items() if f"model.{key}" not in LINKS}
         # the same windows, and the same rounding, give the same figures
-        proposed = {"data": checkpoint.data, "trainer": {"precision": checkpoint.info["precision"]}}
+        trainer = {"precision": checkpoint.info.get("precision")}
+        if subcommand == "validate":
+            trainer["limit_val_batches"] = checkpoint.info.get("limit_val_batches")
+        proposed = {"data": checkpoint.data, "trainer": trainer}
         return proposed, {"model": model, "data": _tokens_of(checkpoint) | {"seq_len": checkpoint.model["max_len"]}}
     if (path := told.get("model.init_from")) is not None:
         checkpoint = checkpoints.read(str(path))
@@ -102,7 +110,9 @@ def _told(arguments: Sequence[str]) -> Settings:
         name, has_value, value = waiting.pop(0).partition("=")
         if not name.startswith("-"):
             continue
-        if not has_value and waiting and not waiting[0].startswith("--"):
+        if name.startswith("-c") and name != "-c":  # -cFILE, in one word
+            name, has_value, value = "-c", "=", name.removeprefix("-c") + has_value + value
+        if not has_value and waiting and not waiting[0].startswith(("--", "-c")):
             value = waiting.pop(0)
         if name in CONFIG_OPTIONS:
             told |= dict(_flat(_file(value)))
@@ -111,20 +121,27 @@ def _told(arguments: Sequence[str]) -> Settings:
     return told
 
 
-def _file(name: str) -> Settings:
+def _file(name: str, inside: tuple[Path, ...] = ()) -> Settings:
     path = Path(name)
-    if not path.is_file():  # the parser says it better, or it is a mapping written out
+    if name.lstrip().startswith("{"):  # a mapping written out
+        written = _scalar(name)
+        return written if isinstance(written, dict) else {}
+    if not path.is_file():  # the parser says it better
         return {}
+    if path.resolve() in inside:
+        raise ConfigError(f"{name} names itself as one of its sections")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read the configuration {name}: {error}") from error
-    if content is not None and not isinstance(content, dict):
+    if not isinstance(content, dict):
         raise ConfigError(f"{name} holds no settings; it must be a YAML mapping such as 'data: {{batch_size: 16}}'")
     # a section may be the name of another file, beside this one
     return {
-        key: _file(str(path.parent / value)) if isinstance(value, str) and value.endswith((".yaml", ".yml")) else value
-        for key, value in (content or {}).items()
+        key: _file(str(path.parent / value), (*inside, path.resolve()))
+        if isinstance(value, str) and value.endswith((".yaml", ".yml"))
+        else value
+        for key, value in content.items()
     }
 
 

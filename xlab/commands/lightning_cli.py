@@ -13,11 +13,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from xlab import checkpoints
 from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, WholeFiles, shown
-from xlab.commands.console import INTERRUPTED
+from xlab.commands.console import INTERRUPTED, TERMINATED
 from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser
 from xlab.commands.train import SUMMARIES
@@ -68,11 +69,23 @@ class XLabCLI(LightningCLI):
         subcommand, *given = args
         self.config = parser.parse_args(layered(subcommand, given))
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise ConfigError(f"seed_everything: {error}") from error
+
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint's settings are a layer of the arguments already."""
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         asked = self._get(self.config_init, "trainer")
+        for name in ("accumulate_grad_batches", "val_check_interval"):
+            value = getattr(asked, name)
+            if isinstance(value, int | float) and value <= 0:
+                raise ConfigError(f"trainer.{name} must be above 0, got {value}")
+        if self.subcommand == "fit" and asked.max_steps == -1 and asked.max_epochs is None and asked.max_time is None:
+            raise ConfigError("the run has no end; set trainer.max_steps, trainer.max_epochs or trainer.max_time")
         if asked.use_distributed_sampler:
             raise ConfigError("trainer.use_distributed_sampler must stay false: XLab's windows know their rank")
         loggers: list[Logger] | bool = False
@@ -128,7 +141,7 @@ class XLabCLI(LightningCLI):
         self.datamodule.prepare_data()
         path = self._get(self.config, "ckpt_path")
         if path is not None:
-            self._refuse_other_data(checkpoints.read(resumable(path)))
+            self._refuse_useless_resumption(checkpoints.read(resumable(path)))
         self._introduce()
 
     def before_validate(self) -> None:
@@ -175,7 +188,13 @@ class XLabCLI(LightningCLI):
         weights = sum(weight.numel() for weight in self.model.decoder.parameters())
         print(f"model: {weights:,} parameters; tokens: {tokens}", file=sys.stderr)
 
-    def _refuse_other_data(self, checkpoint: checkpoints.Checkpoint) -> None:
+    def _refuse_useless_resumption(self, checkpoint: checkpoints.Checkpoint) -> None:
+        step = checkpoint.info["step"]
+        if 0 < self.trainer.max_steps <= step:
+            raise ConfigError(
+                f"the run of {checkpoint.path} is at step {step} already, and trainer.max_steps is "
+                f"{self.trainer.max_steps}; set it higher to go on"
+            )
         if self._same_data(checkpoint):
             return
         raise ConfigError(
@@ -212,6 +231,8 @@ def run(subcommand: str, arguments: list[str]) -> None:
             parser_class=OneLineParser,
             parser_kwargs={name: {"description": summary} for name, summary in SUMMARIES.items()},
         )
+    except SIGTERMException:  # a SystemExit without a status, which a scheduler would take for a run that finished
+        raise SystemExit(TERMINATED) from None
     except SystemExit as end:
         if isinstance(end.__context__, KeyboardInterrupt):  # Lightning turned Ctrl-C into status 1
             raise SystemExit(INTERRUPTED) from None

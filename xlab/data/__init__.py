@@ -1,1 +1,1 @@
-"""From text to batches of token windows; imports nothing of XLab but its errors."""
+"""From text to batches of token windows; this folder needs nothing of XLab but its errors."""

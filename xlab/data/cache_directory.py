@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import filelock
 
 from xlab.errors import DataError
 
+_SCRATCH = re.compile(r"\.(?P<identity>[0-9a-f]{32})\.\d+\.tmp")
 _DISK_IS_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -46,7 +48,9 @@ def scratch_directory(cache: Path, identity: str) -> Iterator[Path]:
 def _remove_abandoned(cache: Path, identity: str) -> None:
     """Remove what killed processes left: whose lock can be had, nobody works on."""
     for leftover in cache.glob(".*.tmp"):
-        owner = leftover.name.split(".")[1]
+        if (ours := _SCRATCH.fullmatch(leftover.name)) is None:
+            continue  # somebody else's: the cache may be a directory that others use too
+        owner = ours["identity"]
         if owner == identity:
             shutil.rmtree(leftover, ignore_errors=True)
             continue
