@@ -1,112 +1,358 @@
-"""The loop: what it refuses before it starts, and how often it calls the model."""
+"""Requests side by side are answered as if each were alone."""
 
+import itertools
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from toy_decoder import Letters, make_decoder, recomputed
 from toy_models import CachedRecurrent, Fixed, Recurrent
 
 from xlab.errors import GenerationError
-from xlab.inference import greedy_search
-from xlab.inference.engine import Step, generate
-from xlab.inference.stepper import Model
+from xlab.inference import BeamSettings, Engine, Request
+from xlab.inference.beam_search import n_best
+from xlab.transformer import (
+    ALiBi,
+    GroupedQueryAttention,
+    LearnedPosition,
+    MultiHeadAttention,
+    MultiQueryAttention,
+    NoPosition,
+    PostNormBlock,
+    PreNormBlock,
+    RotaryPosition,
+    SinusoidalPosition,
+)
+
+W = 24  # the decoder's max_len
+POSITIONS = [RotaryPosition, LearnedPosition, SinusoidalPosition, ALiBi, NoPosition]
+ATTENTIONS = [MultiHeadAttention, partial(GroupedQueryAttention, n_kv_heads=2), MultiQueryAttention]
+BLOCKS = [PreNormBlock, PostNormBlock]
+alphabet = Letters([bytes([97 + i]) for i in range(17)])
+
+decoder = make_decoder()
 
 
-class Repeat:
-    """A strategy that always chooses the same token, three times at most."""
-
-    def __init__(self) -> None:
-        self.seen: list[Tensor] = []
-
-    def choose(self, logits: Tensor) -> Step:
-        self.seen.append(logits)
-        return Step([], []) if len(self.seen) == 3 else Step([1], [0])
+def greedy(prompt: list[int], **settings: Any) -> Request:
+    return Request(prompt, **{"temperature": 0, **settings})
 
 
-@pytest.mark.parametrize(("output_length", "calls"), [(0, 0), (1, 1), (2, 2), (3, 3), (9, 3)])
-def test_the_model_runs_once_for_each_choice_and_no_more(output_length: int, calls: int) -> None:
-    model = Recurrent()
-    steps = list(generate(model, torch.tensor([0]), output_length, None, Repeat()))
-    assert len(model.calls) == len(steps) == calls
+@pytest.mark.parametrize("parts", list(itertools.product(POSITIONS, ATTENTIONS, BLOCKS)))
+def test_greedy_is_recomputation_at_the_windows_edges_and_side_by_side(parts: tuple[Any, ...]) -> None:
+    own = make_decoder(**dict(zip(("position", "attention", "block"), parts, strict=True)), max_len=6)
+    prompts = [
+        torch.randint(17, (length,), generator=torch.Generator().manual_seed(length)).tolist()
+        for length in (1, 2, 5, 6, 7, 12)
+    ]
+    engine = Engine(own, max_rows=3, chunk=4)
+    requests = [
+        greedy(prompt, max_new_tokens=length, rolling=True)
+        for prompt, length in zip(prompts, (8, 3, 4, 2, 3, 1), strict=True)
+    ]
+    for request, result in zip(requests, engine.generate(requests), strict=True):
+        assert list(result.tokens) == recomputed(own, request.prompt, request.max_new_tokens, 6)
+    without = engine.generate([greedy(prompt, truncate=True) for prompt in prompts])
+    for prompt, result in zip(prompts, without, strict=True):
+        assert result.finish_reason == "length"
+        assert list(result.tokens) == recomputed(own, prompt[-6:], 6 - len(prompt[-6:]) + 1)
 
 
-def test_nothing_is_computed_before_it_is_asked_for() -> None:
-    model = Recurrent()
-    steps = generate(model, torch.tensor([0]), 5, None, Repeat())
-    assert not model.calls
-    next(steps)
-    assert len(model.calls) == 1
+prompts = st.lists(st.integers(0, 16), min_size=1, max_size=12)
+ways: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {"temperature": 0},
+        {"seed": 3},
+        {"seed": 4, "top_k": 5, "temperature": 1.5},
+        {"seed": 5, "top_p": 0.8, "n": 2},
+        {"temperature": 0, "repetition_penalty": 1.3},
+        {"seed": 1, "presence_penalty": 0.5, "frequency_penalty": 0.2, "n": 3},
+        {"seed": 2, "best_of": 2},
+        {"temperature": 0, "no_repeat_ngram": 2},
+        {"beams": BeamSettings(2), "temperature": 1.0},
+    ]
+)
+requests = st.builds(
+    lambda prompt, way, length, eos, rolling: Request(
+        prompt, max_new_tokens=length, eos_ids=eos, rolling=rolling, **way
+    ),
+    prompts,
+    ways,
+    st.integers(1, 14),
+    st.sampled_from([(), (3,)]),
+    st.sampled_from([False, False, True]),
+)
 
 
-def test_gradients_and_modes_are_left_as_they_were() -> None:
-    model, strategy = nn.Embedding(4, 4), Repeat()
-    steps = generate(model, torch.tensor([0]), 5, None, strategy)
-    next(steps)
-    assert torch.is_grad_enabled()
-    assert not strategy.seen[0].requires_grad
-    assert model.training
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), requests), min_size=1, max_size=7), st.sampled_from([3, 16, 512]))
+def test_a_batch_gives_what_each_request_gives_alone(arrivals: list[tuple[int, Request]], chunk: int) -> None:
+    engine = Engine(decoder, alphabet, max_rows=4, max_len=16, chunk=chunk)
+    handles = []
+    for pause, request in arrivals:
+        for _ in range(pause):
+            engine.step()
+        handles.append(engine.submit(request))
+    while not engine.is_idle:
+        engine.step()
+    assert not engine.rows.rows
+    for handle, (_, request) in zip(handles, arrivals, strict=True):
+        (alone,) = Engine(decoder, alphabet, max_rows=4, max_len=16).generate([request])
+        assert handle.result is not None
+        assert [(c.tokens, c.text, c.finish_reason) for c in handle.result.completions] == [
+            (c.tokens, c.text, c.finish_reason) for c in alone.completions
+        ]
 
 
-def test_generated_ids_can_be_trained_on() -> None:
-    model = nn.Embedding(4, 4)
-    ids = greedy_search(model, torch.tensor([0]), 3, None)
-    model(ids).sum().backward()
-    assert model.weight.grad is not None
+def test_eight_requests_of_32_tokens_take_at_most_48_calls() -> None:
+    calls = 0
+
+    class Counted(type(decoder)):  # type: ignore[misc]
+        def hidden(self, *args: Any) -> torch.Tensor:
+            nonlocal calls
+            calls += 1
+            return super().hidden(*args)
+
+    own = make_decoder(max_len=64)
+    own.__class__ = Counted
+    engine = Engine(own, max_rows=8)
+    handles = []
+    for i in range(8):  # they come one after another
+        handles.append(engine.submit(greedy([i] * (i + 1), max_new_tokens=32)))
+        engine.step()
+    while not engine.is_idle:
+        engine.step()
+    assert all(handle.result is not None and len(handle.result.tokens) == 32 for handle in handles)
+    assert calls <= 48
+    before = calls
+    results = engine.generate([greedy([i] * (i + 1), max_new_tokens=32) for i in range(8)])
+    assert all(len(result.tokens) == 32 for result in results)
+    assert calls - before == 32  # one for all prompts
 
 
-def test_the_cache_holds_no_more_than_can_be_used() -> None:
-    class Watched(CachedRecurrent):
-        def make_cache(self, batch_size: int, max_len: int | None = None) -> Any:
-            asked.append(max_len)
-            return super().make_cache(batch_size, max_len)
-
-    asked: list[int | None] = []
-    for block_size in (None, 4, 99):
-        greedy_search(Watched(), torch.tensor([1, 2]), 5, block_size)
-    assert asked == [6, 4, 6]  # the last token is never fed back
+def test_samples_of_a_prompt_share_its_prefill() -> None:
+    engine = Engine(decoder, max_rows=5)
+    (result,) = engine.generate([Request([1, 2, 3], n=5, max_new_tokens=6, seed=1)])
+    assert (engine.rows.prefill_calls, engine.rows.decode_calls) == (1, 5)
+    assert len({completion.tokens for completion in result.completions}) > 1
+    (one,) = engine.generate([Request([1, 2, 3], max_new_tokens=6, seed=1)])
+    assert one.tokens == result.completions[0].tokens
 
 
-def test_a_model_with_a_longest_context_names_the_remedy_when_it_is_outgrown() -> None:
+def test_a_long_prompt_does_not_keep_the_others_waiting() -> None:
+    engine = Engine(decoder, max_rows=2, chunk=4)
+    quick = engine.submit(greedy([1], max_new_tokens=9))
+    engine.step()
+    engine.submit(greedy([2] * 20, max_new_tokens=3))
+    for _ in range(4):
+        (owner, piece), *_ = engine.step()
+        assert owner is quick
+        assert piece.token is not None
+
+
+def test_best_of_ranks_by_the_mean_log_probability() -> None:
+    (all_five,) = Engine(decoder).generate([Request([1], n=5, max_new_tokens=6, seed=1, logprobs=0, eos_ids=[3])])
+    (best,) = Engine(decoder).generate([Request([1], n=2, best_of=5, max_new_tokens=6, seed=1, eos_ids=[3])])
+    means = {c.tokens: sum(t.logprob for t in c.logprobs or ()) / max(len(c.tokens), 1) for c in all_five.completions}
+    ranked = sorted(means, key=lambda tokens: -means[tokens])
+    assert [completion.tokens for completion in best.completions] == ranked[:2]
+
+
+def test_logprobs_are_those_of_a_forward_pass() -> None:
+    prompt = [1, 5, 2, 9, 4]
+    request = Request(prompt, max_new_tokens=5, seed=0, temperature=0.5, top_k=3, logprobs=4, prompt_logprobs=2)
+    for chunk in (2, 512):
+        (result,) = Engine(decoder, chunk=chunk).generate([request])
+        whole = torch.tensor([[*prompt, *result.tokens]])
+        log_p = decoder(whole)[0, :-1].log_softmax(-1)
+        reported = [*(result.prompt_logprobs or ()), *(result.best.logprobs or ())]
+        assert len(reported) == len(log_p)
+        for place, (token, logprob, top) in enumerate(reported):
+            assert token == whole[0, place + 1]
+            assert logprob == pytest.approx(log_p[place, token].item(), abs=1e-9)
+            values, ids = log_p[place].topk(2 if place < 4 else 4)
+            assert [i for i, _ in top] == ids.tolist()
+            assert [v for _, v in top] == pytest.approx(values.tolist(), abs=1e-9)
+
+
+@pytest.mark.parametrize("stop", [["c"], ["ab", "bc"], ["zzz"], ["dd", "d"]])
+def test_stop_strings_cut_the_text_before_them(stop: list[str]) -> None:
+    # ids 0, 1, 2, 3 are a, b, c, d
+    for seed in range(10):
+        plain, cut = Engine(Recurrent(), alphabet, max_len=99).generate(
+            [Request([1], max_new_tokens=20, seed=seed), Request([1], max_new_tokens=20, seed=seed, stop=stop)]
+        )
+        found = [place for s in stop if (place := plain.text.find(s)) >= 0]
+        assert cut.text == plain.text[: min(found, default=None)]
+        assert cut.finish_reason == ("stop" if found else "length")
+
+
+def test_streamed_pieces_joined_are_the_text() -> None:
+    bytes_of_characters = Letters([b"\xe2", b"\x82", b"\xac", b"a", b" ", b"\xc3", b"\xa9", b"\xff"] + [b"z"] * 9)
+    for seed in range(20):
+        request = Request([1], max_new_tokens=20, seed=seed, stop=["az", "é"])
+        (whole,) = Engine(decoder, bytes_of_characters).generate([request])
+        pieces = list(Engine(decoder, bytes_of_characters).stream(request))
+        assert "".join(piece.text for piece in pieces) == whole.text
+        assert tuple(piece.token for piece in pieces if piece.token is not None) == whole.tokens
+        assert [piece.finish_reason for piece in pieces][-1] == whole.finish_reason
+        assert whole.finish_reason == "stop" or whole.text == bytes_of_characters.decode(whole.tokens)
+
+
+def test_closing_a_stream_frees_its_row_and_leaves_the_others() -> None:
+    engine = Engine(decoder, max_rows=2)
+    other = engine.submit(greedy([1, 2], max_new_tokens=9))
+    stream = engine.stream(greedy([3], max_new_tokens=20))
+    for _ in range(3):
+        next(stream)
+    stream.close()
+    assert len(engine.rows.rows) == 1
+    while not engine.is_idle:
+        engine.step()
+    assert other.result is not None
+    assert list(other.result.tokens) == recomputed(decoder, [1, 2], 9)
+
+
+def test_a_cancelled_request_keeps_what_it_has() -> None:
+    engine = Engine(decoder, alphabet, max_rows=1)
+    running, waiting = (engine.submit(greedy([3], max_new_tokens=20)) for _ in range(2))
+    engine.step()
+    engine.step()
+    for handle in (running, waiting):
+        engine.cancel(handle)
+    engine.step()
+    assert running.result is not None
+    assert waiting.result is not None
+    assert list(running.result.tokens) == recomputed(decoder, [3], 2)
+    assert len(running.result.text) == 2
+    assert running.result.finish_reason == waiting.result.finish_reason == "cancelled"
+    assert waiting.result.tokens == ()
+    assert engine.is_idle
+
+
+def test_nan_ends_one_row_and_is_named() -> None:
+    own = make_decoder()
+    with torch.no_grad():
+        own.embedding.weight[16] = torch.nan
+    own.output = torch.nn.Linear(16, 17, bias=False).double()
+    good, bad = Engine(own, max_rows=2).generate(
+        [greedy([1, 2], max_new_tokens=5, banned_ids=[16]), greedy([1, 16], max_new_tokens=5)]
+    )
+    assert list(good.tokens) == recomputed(own, [1, 2], 5)
+    assert bad.finish_reason == "error"
+    assert "logits contain NaN" in str(bad.error)
+    with pytest.raises(GenerationError, match="logits contain NaN"):
+        list(Engine(own).stream(greedy([16])))
+
+
+def test_min_new_tokens_forbids_the_end() -> None:
+    model = Fixed([9.0, 1.0, 0.0])
+    (result,) = Engine(model, max_len=99).generate([greedy([1], min_new_tokens=3, max_new_tokens=9, eos_ids=[0])])
+    assert (result.tokens, result.finish_reason) == ((1, 1, 1), "eos")
+
+
+class UpTo:
+    """Allows only tokens below a bound that falls by one each time."""
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+
+    def mask(self, tokens_so_far: Any) -> torch.Tensor | None:
+        return torch.arange(17) < self.bound
+
+    def accept(self, token: int) -> None:
+        assert token < self.bound
+        self.bound -= 1
+
+    @property
+    def is_finished(self) -> bool:
+        return self.bound == 4
+
+
+def test_a_constraint_masks_each_text_by_itself() -> None:
+    constraint = UpTo(8)
+    (result,) = Engine(decoder).generate([Request([1], n=3, seed=0, constraint=constraint)])
+    for completion in result.completions:
+        assert len(completion.tokens) == 4
+        assert completion.finish_reason == "stop"
+        assert all(token < 8 - place for place, token in enumerate(completion.tokens))
+    (stuck, fine) = Engine(decoder).generate([Request([1], constraint=UpTo(0)), greedy([1], max_new_tokens=3)])
+    assert stuck.finish_reason == "error"
+    assert list(fine.tokens) == recomputed(decoder, [1], 3)
+
+
+def test_beams_run_beside_samples() -> None:
+    beams = BeamSettings(4, length_penalty=1.0)
+    request = Request([3, 1], max_new_tokens=6, eos_ids=[0], n=3, beams=beams)
+    found = Engine(decoder).generate([greedy([1]), request, greedy([2])])[1]
+    expected = n_best(decoder, torch.tensor([3, 1]), 4, 6, W, eos_class=0, length_penalty=1.0, n=3)
+    assert [list(c.tokens) for c in found.completions] == [text.tokens for text in expected]
+    assert [c.score for c in found.completions] == pytest.approx([text.score for text in expected])
+
+
+def test_any_model_can_be_served() -> None:
     for model in (Recurrent(), CachedRecurrent()):
-        model.max_len = 4  # type: ignore[assignment]
-        assert len(greedy_search(model, torch.tensor([1, 2]), 3, None)) == 3
-        assert len(greedy_search(model, torch.tensor([1, 2]), 9, 4)) == 9
-        for block_size in (None, 5):
-            with pytest.raises(GenerationError, match=r"context of 5 tokens .* max_len, 4; block_size=4 lets it see"):
-                greedy_search(model, torch.tensor([1, 2]), 4, block_size)
+        engine = Engine(model, max_len=99, max_rows=2)
+        results = engine.generate([greedy([i], max_new_tokens=4 + i) for i in range(4)])
+        for i, result in enumerate(results):
+            expected = [i]
+            for _ in range(4 + i):
+                expected.append(int(Recurrent()(torch.tensor([expected]))[0, -1].argmax()))
+            assert list(result.tokens) == expected[1:]
 
 
-embedding = nn.Embedding(3, 3)
-embedding.vocab_size = 3  # type: ignore[assignment]
-
-
-@pytest.mark.parametrize(
-    ("model", "x", "says"),
-    [
-        (embedding, [1], "x must be a 1-D tensor of token ids, got a list"),
-        (embedding, torch.tensor([], dtype=torch.long), "x is empty; begin it with the tokenizer's sos"),
-        (embedding, torch.tensor([[1]]), r"x must be 1-D, got shape \(1, 1\)"),
-        (embedding, torch.tensor(1), r"x must be 1-D, got shape \(\)"),
-        (embedding, torch.tensor([0.5]), "x must hold integer token ids, got torch.float32"),
-        (embedding, torch.tensor([2, 3, 0]), r"x contains token id 3, outside the model's vocabulary of 3 \(0 to 2\)"),
-        (Fixed([0.0, 0.0]), torch.tensor([1, 2]), "x contains token id 2, outside the model's vocabulary of 2"),
-        (Fixed([0.0, 0.0]), torch.tensor([1, -1]), "x contains token id -1; token ids start at 0"),
-    ],
-)
-def test_a_prompt_that_cannot_be_is_refused(model: Model, x: Tensor, says: str) -> None:
-    with pytest.raises(GenerationError, match=says):
-        list(generate(model, x, 1, None, Repeat()))
+def test_nothing_grows_from_step_to_step() -> None:
+    engine = Engine(decoder, max_rows=3)
+    before = [tensor.data_ptr() for tensor in (*engine.rows.cache.keys, *engine.rows.cache.values)]
+    assert engine.cache_bytes == engine.rows.cache.n_bytes
+    for _ in range(3):
+        engine.generate([greedy([i], max_new_tokens=9) for i in range(5)])
+    assert before == [tensor.data_ptr() for tensor in (*engine.rows.cache.keys, *engine.rows.cache.values)]
+    assert not engine.rows.rows
+    assert not engine._handles
+    assert len(engine.rows._views) <= 64
 
 
 @pytest.mark.parametrize(
-    ("output_length", "block_size", "says"),
+    ("request_", "says"),
     [
-        (-1, None, "output_length must be a whole number of at least 0, got -1"),
-        (2.0, None, "output_length must be a whole number of at least 0, got 2.0"),
-        (1, 0, "block_size must be a whole number of at least 1, got 0; None sets no limit"),
+        (Request([]), "the prompt is empty"),
+        (Request([17]), "the prompt contains token id 17, outside the model's vocabulary of 17"),
+        (Request([1], logit_bias={-1: 2.0}), "logit_bias contains token id -1"),
+        (Request([1] * 25), "the prompt has 25 tokens, the context 24; shorten it, or set truncate=True"),
+        (Request([1], max_new_tokens=0), "max_new_tokens must be a whole number of at least 1, got 0"),
+        (Request([1], min_new_tokens=9, max_new_tokens=8), "min_new_tokens is 9, more than max_new_tokens, 8"),
+        (Request([1], temperature=0, n=2), "at temperature 0 all 2 texts would be the same"),
+        (Request([1], n=3, best_of=2), "best_of is 2, less than n, 3"),
+        (Request([1], n=9), "9 texts side by side do not fit into 8 rows"),
+        (Request([1], stop=["x"]), "stop strings need a tokenizer"),
+        (Request([1], stop="x"), "stop must be a list of strings"),
+        (Request([1], beams=BeamSettings(2), top_k=3), "top_k has no meaning in a beam search"),
+        (Request([1], beams=BeamSettings(2), n=3), "n is 3, more than there are beams, 2"),
+        (Request([1], beams=BeamSettings(4, n_groups=3)), "beam_width must be divisible by n_groups, got 4 and 3"),
+        (Request([1], repetition_penalty=0), "repetition_penalty must be above 0, got 0"),
+        (Request([1], min_p=1.5), r"min_p must be in \[0, 1\], got 1.5"),
     ],
 )
-def test_a_senseless_length_is_refused_at_the_call(output_length: int, block_size: int | None, says: str) -> None:
+def test_refusals_name_the_setting_and_leave_the_others(request_: Request, says: str) -> None:
+    engine = Engine(decoder)
     with pytest.raises(GenerationError, match=says):
-        generate(embedding, torch.tensor([0]), output_length, block_size, Repeat())
+        engine.submit(request_)
+    refused, fine = engine.generate([request_, greedy([1], max_new_tokens=3)])
+    assert refused.completions == ()
+    assert refused.error is not None
+    assert list(fine.tokens) == recomputed(decoder, [1], 3)
+
+
+def test_beams_are_not_streamed() -> None:
+    with pytest.raises(GenerationError, match="cannot be streamed"):
+        Engine(decoder).stream(Request([1], beams=BeamSettings(2)))
+
+
+def test_a_cache_beyond_memory_is_refused_before_it_is_made() -> None:
+    with pytest.raises(GenerationError, match=r"a cache of 1000000000 texts of 24 tokens would take .* GiB"):
+        Engine(decoder, max_rows=10**9)
+    with pytest.raises(GenerationError, match="max_len is 25, more than the model's, 24"):
+        Engine(decoder, max_len=25)

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 from torch import Tensor
 
 from xlab.errors import GenerationError
-from xlab.inference.filters import Temperature, TopK, TopP, is_top_k
+from xlab.inference.filters import MinP, Temperature, TopK, TopP, Typical, is_top_k
 
 # few distinct values, so that ties are the rule
 tied_rows = arrays("float64", (2, 9), elements=st.integers(-3, 3).map(float)).map(torch.from_numpy)
@@ -59,6 +59,34 @@ def test_top_p_counts_what_top_k_left_as_the_whole() -> None:
     assert kept(TopP(0.5)(TopK(2)(logits))) == [[0]]
 
 
+@given(rows, st.sampled_from([0.0, 1e-300, 1.0]) | st.floats(1e-8, 1))
+def test_min_p_keeps_what_is_likely_enough_beside_the_best(logits: Tensor, p: float) -> None:
+    for row, survivors in zip(logits, kept(MinP(p)(logits)), strict=True):
+        share = (row.double() - row.double().max()).exp()
+        assert set((share > p * (1 + 1e-9)).nonzero().flatten().tolist()) <= set(survivors)
+        assert p == 0 or set(survivors) <= set((share > p * (1 - 1e-9)).nonzero().flatten().tolist())
+        assert ranking(row)[0] in survivors
+
+
+@given(rows, st.sampled_from([1e-300, 1e-6, 1.0]) | st.floats(1e-3, 1))
+def test_typical_keeps_the_least_unexpected_surprises(logits: Tensor, p: float) -> None:
+    for row, survivors in zip(logits, kept(Typical(p)(logits)), strict=True):
+        mass = row.double().softmax(-1).tolist()
+        entropy = -math.fsum(q * math.log(q) for q in mass if q)
+        distance = [abs(-math.log(q) - entropy) if q else math.inf for q in mass]
+        held = math.fsum(mass[i] for i in survivors)
+        assert held > p - 1e-9
+        farthest = max(survivors, key=lambda i: distance[i])
+        assert p == 1 or held - mass[farthest] < p + 1e-9
+        assert all(distance[i] > distance[farthest] - 1e-9 for i in range(9) if i not in survivors)
+
+
+def test_typical_passes_over_what_is_already_dropped() -> None:
+    logits = torch.tensor([[0.5, 0.3, 0.2]]).log()
+    logits[0, 0] = -torch.inf
+    assert kept(Typical(0.99)(logits)) == [[1, 2]]
+
+
 @given(rows, st.floats(0.05, 20))
 def test_temperature_is_division(logits: Tensor, temperature: float) -> None:
     expected = (logits.double() / temperature).softmax(-1)
@@ -92,3 +120,9 @@ def test_a_senseless_top_k_is_refused(k: int) -> None:
 def test_a_senseless_top_p_is_refused(p: float) -> None:
     with pytest.raises(GenerationError, match=f"top_p must be .* got {p}; 1 or None"):
         TopP(p)
+
+
+@pytest.mark.parametrize("make", [lambda: MinP(-0.1), lambda: MinP(1.1), lambda: Typical(0), lambda: Typical(1.1)])
+def test_other_senseless_shares_are_refused(make) -> None:
+    with pytest.raises(GenerationError, match=r"(min|typical)_p must be"):
+        make()

@@ -1,135 +1,98 @@
 """./infer.py: text from a checkpoint."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
 
-if TYPE_CHECKING:
-    import torch
-
-    from xlab.data.tokenizers import Tokenizer
-    from xlab.transformer.decoder import Decoder
-
-NUCLEUS = 0.95
+TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "show_default": True, "max_content_width": 110})
 @click.argument("checkpoint")
-@click.argument("prompt", default="")
+@click.argument("prompt", required=False)
+@click.option("-f", "--prompts", default=None, help="File with a prompt in each line; - is standard input.")
 @click.option("-l", "--limit", type=int, default=128, help="How many tokens to add at most.")
-@click.option("-n", "--runs", type=int, default=1, help="How many texts to write.")
-@click.option(
-    "-T", "--temperature", type=float, default=None, help="Divisor of the logits; 0 is greedy.  [default: 0.8]"
-)
-@click.option("-k", "--top-k", type=int, default=None, help="Draw from the k likeliest tokens only.")
-@click.option(
-    "-p", "--top-p", type=float, default=None, help=f"Draw from a nucleus of this mass.  [default: {NUCLEUS}]"
-)
-@click.option("-s", "--seed", type=int, default=None, help="Makes the draws repeatable.")
+@click.option("--min-tokens", type=int, default=0, help="How many tokens to add at least.")
+@click.option("-n", "--runs", type=int, default=1, help="How many texts to write for each prompt.")
+@click.option("-T", "--temperature", type=float, help=f"Divisor of the logits; 0 is greedy.  [default: {TEMPERATURE}]")
+@click.option("-k", "--top-k", type=int, help="Draw from the k likeliest tokens only.")
+@click.option("-p", "--top-p", type=float, help=f"Draw from a nucleus of this mass.  [default: {NUCLEUS}]")
+@click.option("--min-p", type=float, help="Draw from tokens at least so many times as likely as the best.")
+@click.option("--typical-p", type=float, help="Draw from the tokens of typical surprise that hold this mass.")
+@click.option("--repetition-penalty", type=float, default=1.0, help="Divides the logits of tokens seen before.")
+@click.option("--presence-penalty", type=float, default=0.0, help="Subtracted from the logits of tokens generated.")
+@click.option("--frequency-penalty", type=float, default=0.0, help="Subtracted for each time they were.")
+@click.option("--no-repeat-ngram", type=int, help="No sequence of so many tokens occurs twice.")
+@click.option("--stop", multiple=True, help="End the text before this string; may be repeated.")
+@click.option("-s", "--seed", type=int, help="Makes the draws repeatable.")
 @click.option("-g", "--greedy", is_flag=True, help="Take the likeliest token every time.")
 @click.option("-b", "--beam-search", is_flag=True, help="Look for the likeliest text.")
-@click.option("-w", "--beam-width", type=int, default=None, help="Beams of -b.  [default: 4]")
-@click.option("-z", "--length-penalty", type=float, default=None, help="Exponent of the length of -b.  [default: 0]")
-@click.option("-d", "--device", default="cpu", help="cpu, cuda, cuda:1, mps.")
+@click.option("-w", "--beam-width", type=int, help=f"Beams of -b.  [default: {BEAMS}]")
+@click.option("-z", "--length-penalty", type=float, help="Exponent of the length of -b.  [default: 0]")
 @click.option("-c", "--continue-text", is_flag=True, help="Continue a text's middle: no start token before the prompt.")
+@click.option("--truncate", is_flag=True, help="Keep the end of a prompt that is longer than the context.")
+@click.option("--rolling", is_flag=True, help="Go on past the context's end, seeing the last tokens.")
+@click.option("--chat", is_flag=True, help="Write on together, turn by turn; /help tells more.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON line for each prompt: ids, log-probabilities, timings.")
+@click.option("--logprobs", type=int, help="With --json: the likeliest tokens to report at each place.")
+@click.option("-d", "--device", default="cpu", help="cpu, cuda, cuda:1, mps.")
+@click.option("--int8", is_flag=True, help="Hold weights in a byte each.")
+@click.option("--bf16", is_flag=True, help="Hold weights and activations in two bytes.")
+@click.option("--compile", is_flag=True, help="Compile the step of decoding: slow to start, faster to write.")
 @click.option("--allow-module", multiple=True, help="Trust the classes of this module that the checkpoint names.")
 @click.option(DEBUG_OPTION, is_flag=True, help="Show the traceback of an error.")
-def main(checkpoint: str, prompt: str, debug: bool, **options: Any) -> None:
+def main(checkpoint: str, debug: bool, **options: Any) -> None:
     """Write text after PROMPT with the model of CHECKPOINT: a .ckpt, a .pt, or a run folder (its best).
 
     \b
-    ./infer.py logs/version_0 "The module"                 sample
-    ./infer.py logs/version_0 "The module" -T 0.7 -s 1 -n 3
-    ./infer.py logs/version_0 "The module" -b -w 8         beam search
+    ./infer.py logs/version_0 "The module"                        sample, word by word
+    ./infer.py logs/version_0 "The module" -T 0.7 -s 1 -n 3       three texts of a seed
+    ./infer.py logs/version_0 "The module" -b -w 8                beam search
+    ./infer.py logs/version_0 -f prompts.txt --json               many prompts at once
+    ./infer.py logs/version_0 --chat                              by turns
     """
     with one_line_errors("infer.py", debug=debug):
-        for text in texts(checkpoint, prompt, **options):
-            click.echo(text)
+        refuse_contradictions(options)
+        from xlab.commands.writing import write  # torch, which --help does not need
+
+        write(checkpoint, options)
 
 
-def texts(
-    checkpoint: str, prompt: str, *, runs: int, device: str, allow_module: tuple[str, ...], **how: Any
-) -> Iterator[str]:
-    """Write ``runs`` texts: each the prompt and what the model adds.
+def refuse_contradictions(options: dict[str, Any]) -> None:
+    """Refuse options that cannot go together, before anything is loaded.
 
     Raises:
-        GenerationError: for options that cannot mean anything, or contradict each other.
-        CheckpointError: if the checkpoint cannot be read.
+        GenerationError: naming both.
     """
     from xlab.errors import GenerationError
 
-    _refuse_contradictions(how)
-    if runs < 1:
-        raise GenerationError(f"-n must be at least 1, got {runs}")
-
-    import torch
-
-    from xlab import checkpoints
-
-    for module in allow_module:
-        checkpoints.allow_module(module)
-    decoder, tokenizer = checkpoints.load(checkpoint, _device(device))
-    ids = ([] if how["continue_text"] else [tokenizer.sos_id]) + tokenizer.encode(prompt)
-    if not ids:
-        raise GenerationError("an empty prompt has nothing to continue; write some text, or leave out -c")
-    generator = torch.Generator(device)
-    if how["seed"] is not None:
-        generator.manual_seed(how["seed"])
-    else:
-        generator.seed()
-    for _ in range(runs):
-        new = _generate(decoder, tokenizer, torch.tensor(ids, device=device), generator, how)
-        yield tokenizer.decode(ids + new.tolist())
-
-
-def _generate(
-    decoder: "Decoder", tokenizer: "Tokenizer", ids: "torch.Tensor", generator: "torch.Generator", how: dict[str, Any]
-) -> "torch.Tensor":
-    from xlab import inference
-
-    # a text never holds a second start, nor padding
-    never = [tokenizer.sos_id, tokenizer.pad_id]
-    common: dict[str, Any] = {"eos_class": tokenizer.eos_id, "exclude_classes": never}
-    if how["beam_search"]:
-        width = 4 if how["beam_width"] is None else how["beam_width"]
-        penalty = how["length_penalty"] or 0.0
-        return inference.beam_search(
-            decoder, ids, width, how["limit"], decoder.max_len, length_penalty=penalty, **common
-        )
-    if how["greedy"]:
-        return inference.greedy_search(decoder, ids, how["limit"], decoder.max_len, **common)
-    temperature = 0.8 if how["temperature"] is None else how["temperature"]
-    draws = {"temperature": temperature, "top_k": how["top_k"], "generator": generator}
-    nucleus = NUCLEUS if how["top_p"] is None else how["top_p"]
-    return inference.sample(decoder, ids, how["limit"], decoder.max_len, top_p=nucleus, **draws, **common)
-
-
-def _refuse_contradictions(how: dict[str, Any]) -> None:
-    from xlab.errors import GenerationError
-
-    sampling = [name for name in ("temperature", "top_k", "top_p", "seed") if how[name] is not None]
-    beams = [name for name in ("beam_width", "length_penalty") if how[name] is not None]
-    searching = "-g" if how["greedy"] else "-b" if how["beam_search"] else None
-    if how["greedy"] and how["beam_search"]:
+    search = "-g" if options["greedy"] else "-b" if options["beam_search"] else None
+    if options["greedy"] and options["beam_search"]:
         raise GenerationError("-g and -b are two ways to search; give one of them")
-    if searching and sampling:
-        option = f"--{sampling[0].replace('_', '-')}"
-        raise GenerationError(f"{searching} draws nothing, so {option} has no meaning with it; leave one of them out")
-    if beams and not how["beam_search"]:
-        raise GenerationError(f"--{beams[0].replace('_', '-')} belongs to beam search; add -b")
+    for name in ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed"):
+        if search and options[name] is not None:
+            raise GenerationError(f"{search} draws nothing, so {_option(name)} has no meaning with it; leave one out")
+    for name in ("beam_width", "length_penalty"):
+        if options[name] is not None and not options["beam_search"]:
+            raise GenerationError(f"{_option(name)} belongs to beam search; add -b")
+    if options["logprobs"] is not None and not options["as_json"]:
+        raise GenerationError("--logprobs belongs to the JSON lines; add --json")
+    if options["int8"] and options["bf16"]:
+        raise GenerationError("--int8 and --bf16 are two ways to hold the weights; give one of them")
+    if options["prompt"] is not None and options["prompts"] is not None:
+        raise GenerationError("a prompt on the command line and --prompts are two sources; give one of them")
+    if options["seed"] is not None and not 0 <= options["seed"] < 2**63:
+        raise GenerationError(f"-s must be from 0 to 2**63 - 1, got {options['seed']}")
+    if options["runs"] < 1:
+        raise GenerationError(f"-n must be at least 1, got {options['runs']}")
+    for name in ("prompts", "as_json", "beam_search"):
+        if options["chat"] and options[name]:
+            raise GenerationError(f"--chat writes turn by turn, so {_option(name)} has no meaning with it")
+    if options["chat"] and options["runs"] > 1:
+        raise GenerationError("--chat writes one text; leave -n out")
 
 
-def _device(name: str) -> "torch.device":
-    import torch
-
-    from xlab.errors import GenerationError
-
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise GenerationError(f"the device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
-    return device
+def _option(name: str) -> str:
+    return "--" + name.removeprefix("as_").replace("_", "-")

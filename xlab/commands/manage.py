@@ -3,11 +3,15 @@
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.evaluate import evaluate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
     """Manage checkpoints."""
+
+
+main.add_command(evaluate)
 
 
 @main.command("export-checkpoint")

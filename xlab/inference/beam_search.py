@@ -7,16 +7,19 @@ import math
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from xlab.errors import GenerationError
 from xlab.inference import checks
-from xlab.inference.engine import Step, generate
 from xlab.inference.filters import is_top_k, widest
-from xlab.inference.stepper import Model
+from xlab.inference.rows import Model
+from xlab.inference.scheduler import Step, generate
 from xlab.inference.vocabulary import Vocabulary
+
+EarlyStopping = bool | Literal["never"]
 
 
 def beam_search(
@@ -79,18 +82,55 @@ def n_best(
     *,
     length_penalty: float = 0.0,
     n: int,
+    early_stopping: EarlyStopping = "never",
+    n_groups: int = 1,
+    diversity_penalty: float = 0.0,
 ) -> list[Hypothesis]:
-    """Return the ``n`` best texts of ``beam_search``, best first; fewer when the beams found fewer."""
-    beams = Beams(
+    """Return the ``n`` best texts of ``beam_search``, best first; fewer when the beams found fewer.
+
+    Args:
+        early_stopping: as in ``transformers``: "never" stops when no running text can become one of the best; False
+            when none would if it ended now; True as soon as ``beam_width`` texts have ended.
+        n_groups: beams in so many groups, of equal width, that avoid each other's tokens.
+        diversity_penalty: what a token's log-probability loses for each beam of the groups before that takes it.
+    """
+    beams = beams_for(
         Vocabulary(eos_class, exclude_classes),
         width=beam_width,
         output_length=output_length,
         length_penalty=length_penalty,
         n=n,
+        early_stopping=early_stopping,
+        n_groups=n_groups,
+        diversity_penalty=diversity_penalty,
     )
-    for _ in generate(model, x, output_length, block_size, beams):
+    for _ in generate(model, x, output_length, block_size, beams, n_rows=beams.most_rows(_vocab_size(model))):
         pass
-    return beams.found
+    return beams.best
+
+
+def beams_for(
+    vocabulary: Vocabulary,
+    *,
+    width: int,
+    n_groups: int = 1,
+    diversity_penalty: float = 0.0,
+    **settings: Any,
+) -> "Beams | DiverseBeams":
+    """One set of beams, or several that avoid each other.
+
+    Raises:
+        GenerationError: for settings that cannot be.
+    """
+    n_groups = checks.count("n_groups", n_groups, least=1, remedy="1 is plain beam search")
+    if n_groups == 1 and not diversity_penalty:
+        return Beams(vocabulary, width=width, **settings)
+    if not 0 <= diversity_penalty < math.inf:
+        raise GenerationError(f"diversity_penalty must be at least 0, got {diversity_penalty}")
+    if width % n_groups:
+        raise GenerationError(f"beam_width must be divisible by n_groups, got {width} and {n_groups}")
+    groups = [Beams(vocabulary, width=width // n_groups, **settings) for _ in range(n_groups)]
+    return DiverseBeams(groups, diversity_penalty)
 
 
 class Beams:
@@ -101,7 +141,14 @@ class Beams:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, *, width: int, output_length: int, length_penalty: float = 0.0, n: int = 1
+        self,
+        vocabulary: Vocabulary,
+        *,
+        width: int,
+        output_length: int,
+        length_penalty: float = 0.0,
+        n: int = 1,
+        early_stopping: EarlyStopping = "never",
     ) -> None:
         self.vocabulary = vocabulary
         self.width = checks.count("beam_width", width, least=1, remedy="1 follows a single text")
@@ -115,13 +162,38 @@ class Beams:
                 f"length_penalty must be a moderate number, got {length_penalty}; 0 compares the log-probabilities"
             )
         self.length_penalty = length_penalty
+        if early_stopping not in (True, False, "never"):
+            raise GenerationError(f'early_stopping must be True, False or "never", got {early_stopping!r}')
+        self.early_stopping = early_stopping
+        # transformers keeps as many ended texts as beams, and stops by the worst of them
+        self.n_kept = self.n if early_stopping == "never" else max(self.n, self.width)
+        self.is_settled = False
         self.running: list[list[int]] = [[]]
         self.sums = [0.0]  # log-probability of each running text
         self.found: list[Hypothesis] = [] if output_length else [Hypothesis([], 0.0, 0.0, finished=False)]
 
-    def choose(self, logits: Tensor) -> Step:
-        """From the logits (B, V) of the running texts, choose those that are one token longer."""
-        sums, parents, tokens = self._candidates(logits)
+    @property
+    def best(self) -> list[Hypothesis]:
+        """The ``n`` best texts that have ended."""
+        return self.found[: self.n]
+
+    def most_rows(self, vocab_size: int | None) -> int:
+        """How many texts may run side by side at most."""
+        if vocab_size is None:
+            return self.width
+        texts = 1
+        for _ in range(self.output_length - 1):  # the last step's texts are never fed
+            if texts >= self.width:
+                break
+            texts *= vocab_size
+        return min(self.width, texts)
+
+    def choose(self, logits: Tensor, against: Tensor | None = None) -> Step:
+        """From the logits (B, V) of the running texts, choose those that are one token longer.
+
+        ``against`` (V,) is what each token loses in the choice, though not in its log-probability.
+        """
+        sums, parents, tokens = self._candidates(logits, against)
         length = len(self.running[0]) + 1
         before, self.running, self.sums = self.running, [], []
         step = Step([], [])
@@ -137,19 +209,21 @@ class Beams:
         if length == self.output_length:
             for text, total in zip(self.running, self.sums, strict=True):
                 self._end(text, total, length, finished=False)
-        return Step([], []) if self._settled(length) else step
+        self.is_settled = self._settled(length)
+        return Step([], []) if self.is_settled else step
 
-    def _candidates(self, logits: Tensor) -> tuple[list[float], list[int], list[int]]:
+    def _candidates(self, logits: Tensor, against: Tensor | None) -> tuple[list[float], list[int], list[int]]:
         """The likeliest texts that are one token longer: log-probability, running text and token, best first."""
         log_p = self.vocabulary.restrict(widest(logits).log_softmax(dim=-1))
         total = log_p + torch.tensor(self.sums, dtype=log_p.dtype, device=log_p.device).unsqueeze(-1)  # (B, V)
         # one NaN makes its whole row NaN: +inf brings it to the top, where the check below finds it
         total = total.flatten().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)  # (B·V,)
+        worth = total if against is None else total - against.to(total).repeat(len(self.sums))
         # at most one text of each beam ends, so twice the width leaves enough that go on
         count = min(self.width if self.vocabulary.eos_class is None else 2 * self.width, total.numel())
-        chosen = is_top_k(total, count).nonzero_static(size=count).squeeze(-1)  # (C,)
-        ordered, order = total[chosen].sort(descending=True, stable=True)
-        chosen = chosen[order]
+        chosen = is_top_k(worth, count).nonzero_static(size=count).squeeze(-1)  # (C,)
+        chosen = chosen[worth[chosen].sort(descending=True, stable=True).indices]
+        ordered = total[chosen]
         parent, token = chosen // log_p.size(-1), chosen % log_p.size(-1)
         sums, parents, tokens = torch.stack([ordered, parent.to(ordered), token.to(ordered)]).tolist()  # one host read
         checks.best_logit(sums[0])
@@ -159,7 +233,7 @@ class Beams:
     def _end(self, text: list[int], total: float, length: int, *, finished: bool) -> None:
         hypothesis = Hypothesis(text, total, self._score(total, length), finished)
         insort(self.found, hypothesis, key=lambda found: -found.score)
-        del self.found[self.n :]
+        del self.found[self.n_kept :]
 
     def _score(self, total: float, length: int) -> float:
         return total / float(length**self.length_penalty)
@@ -168,8 +242,60 @@ class Beams:
         """No running text can still become one of the ``n`` best."""
         if not self.running:
             return True
-        if len(self.found) < self.n:
+        if len(self.found) < self.n_kept:
             return False
+        if self.early_stopping is True:
+            return True
+        if self.early_stopping is False:
+            return self.found[-1].score >= self._score(max(self.sums), length)
         # a log-probability only falls, and its score is best at the shortest or the longest that it can still become
         lengths = min(length + 1, self.output_length), self.output_length
         return all(self.found[-1].score >= self._score(max(self.sums), end) for end in lengths)
+
+
+class DiverseBeams:
+    """Groups of beams that choose in turn, each avoiding what those before it chose at this step: a ``Strategy``.
+
+    Vijayakumar et al. 2016, arXiv 1610.02424, with the Hamming diversity of section 3: what a token loses guides the
+    choice alone, and the texts are compared by their own log-probabilities.
+    """
+
+    def __init__(self, groups: list[Beams], penalty: float) -> None:
+        self.groups, self.penalty = groups, penalty
+        self.n_rows = [1] * len(groups)
+        self.is_first = True
+
+    @property
+    def best(self) -> list[Hypothesis]:
+        """The ``n`` best texts of all groups, each text once."""
+        found: dict[tuple[tuple[int, ...], bool], Hypothesis] = {}
+        for group in self.groups:
+            for text in group.found:
+                found.setdefault((tuple(text.tokens), text.finished), text)
+        return sorted(found.values(), key=lambda text: -text.score)[: self.groups[0].n]
+
+    def most_rows(self, vocab_size: int | None) -> int:
+        """How many texts may run side by side at most."""
+        return sum(group.most_rows(vocab_size) for group in self.groups)
+
+    def choose(self, logits: Tensor) -> Step:
+        """Choose for one group after another, from the logits (B, V) of all groups' texts."""
+        taken = torch.zeros(logits.size(-1), dtype=torch.float64)
+        step, start = Step([], []), 0
+        for i, group in enumerate(self.groups):
+            stop = start + self.n_rows[i]
+            own = logits if self.is_first else logits[start:stop]
+            if self.n_rows[i]:
+                chosen = group.choose(own, self.penalty * taken)
+                taken += torch.tensor(chosen.tokens, dtype=torch.long).bincount(minlength=len(taken))
+                step.tokens.extend(chosen.tokens)
+                step.parents.extend(parent if self.is_first else parent + start for parent in chosen.parents)
+                self.n_rows[i] = len(chosen.tokens)
+            start = stop
+        self.is_first = False
+        return step
+
+
+def _vocab_size(model: Model) -> int | None:
+    vocab_size = getattr(model, "vocab_size", None)
+    return vocab_size if isinstance(vocab_size, int) else None

@@ -2,6 +2,7 @@
 
 import math
 import operator
+import os
 
 import torch
 from torch import Tensor
@@ -60,3 +61,30 @@ def best_logit(value: float) -> None:
         )
     if value == -math.inf:
         raise GenerationError("the model gives every allowed token probability 0; exclude fewer classes")
+
+
+def memory(needed: int, device: torch.device, *, purpose: str) -> None:
+    """Raise GenerationError when ``needed`` bytes are more than the device has free."""
+    free = free_memory(device)
+    if free is not None and needed > free:
+        raise GenerationError(
+            f"{purpose} would take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; ask for fewer or "
+            "shorter texts"
+        )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated; None where nobody says."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type != "cpu":
+        return None
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        try:
+            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        except (AttributeError, OSError, ValueError):
+            return None

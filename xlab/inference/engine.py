@@ -1,69 +1,359 @@
-"""The generation loop: a model gives logits, a strategy chooses, the chosen rows go on.
+"""The engine: answers many requests at once over one model, token by token; they come and go at any step."""
 
-Letters: B rows, V vocabulary.
-"""
-
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+import copy
+import time
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from xlab.errors import GenerationError
 from xlab.inference import checks
-from xlab.inference.stepper import Model, Stepper
+from xlab.inference.beam_search import Beams, DiverseBeams, beams_for
+from xlab.inference.drawing import Choice
+from xlab.inference.fixed_step import FixedStep
+from xlab.inference.requests import Completion, Piece, Request, Result, Timings, TokenLogprob
+from xlab.inference.rows import Model, PlainRows, device_of, longest_context
+from xlab.inference.sampling import Sampler, Text
+from xlab.inference.scheduler import Job, Scheduler
+from xlab.inference.shaping import Constrained
+from xlab.inference.slots import Slots
+from xlab.inference.vocabulary import Vocabulary
+from xlab.inference.weights import Precision, prepare
+from xlab.transformer.decoder import Decoder
 
 
-class Step(NamedTuple):
-    """What a strategy chose: row ``parents[i]`` goes on with ``tokens[i]``; without any, generation ends."""
+class Decodes(Protocol):
+    """What the engine needs of a tokenizer."""
 
-    tokens: list[int]
-    parents: list[int]
-
-
-class Strategy(Protocol):
-    """A way of choosing. It keeps what it needs between steps, and only it knows what it has generated."""
-
-    def choose(self, logits: Tensor) -> Step:
-        """Choose from the logits (B, V) of the rows that the step before left."""
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
 
-def generate(model: Model, x: Tensor, output_length: int, block_size: int | None, strategy: Strategy) -> Iterator[Step]:
-    """Yield the strategy's steps as they are made, ``output_length`` at most.
+@dataclass(eq=False)
+class Handle:
+    """A request on its way: what ``submit`` gives, and ``step`` brings to its end.
 
-    The arguments are checked at the call; the model first runs when the first step is asked for. Leaving the iterator
-    early costs nothing. The model's train or eval mode is left alone: pass one in eval mode, or dropout speaks too.
+    Attributes:
+        request: as submitted.
+        result: the answer, once there is one.
+    """
+
+    request: Request
+    job: Job
+    prompt_logprobs: list[TokenLogprob] | None
+    submitted: float
+    started: float = 0.0
+    first_token: float = 0.0
+    result: Result | None = None
+
+
+class Engine:
+    """One model, its KV cache, and the requests that run over it.
+
+    ``generate`` and ``stream`` run it themselves; a server calls ``step`` in a thread of its own, and ``submit`` and
+    ``cancel`` from any other.
 
     Args:
-        model: maps (B, T) ids to (B, T, V) logits; a ``CachedModel`` is driven over its cache.
-        x: (T,) ids of the prompt, not empty.
-        output_length: new tokens at most, ≥ 0.
-        block_size: the longest context that the model sees: the last ``block_size`` tokens; None is no limit.
-        strategy: chooses, and says when to end.
+        model: XLab's decoder; or anything that maps (B, T) ids to (B, T, V) logits, which is called anew for each
+            token with all that came before, and stays as it is.
+        tokenizer: for text and stop strings; None gives tokens alone.
+        max_rows: texts that can run side by side.
+        max_len: the longest context, prompt included; None is the model's.
+        dtype: "keep" decodes in the decoder's own type, "fp32" and "bf16" in these, "int8" with weights of a byte.
+        compile: compile the step of decoding; the first of each batch size then takes a minute.
+        chunk: tokens of prompts that one step may feed, while others wait for their next token.
 
     Raises:
-        GenerationError: for a prompt or a number that cannot be, or logits that nothing can be chosen from.
+        GenerationError: for a size that cannot be, or a cache larger than the memory that is free.
     """
-    checks.prompt(x)
-    output_length = checks.count("output_length", output_length, least=0, remedy="it is the number of new tokens")
-    if block_size is not None:
-        block_size = checks.count("block_size", block_size, least=1, remedy="None sets no limit")
-    vocab_size = getattr(model, "vocab_size", None)
-    checks.prompt_ids(x, vocab_size if isinstance(vocab_size, int) else None)
-    # the last token is never fed back
-    stepper = Stepper(model, block_size=block_size, max_len=x.numel() + max(output_length - 1, 0))
-    return _steps(stepper, x, output_length, strategy)
+
+    def __init__(
+        self,
+        model: Model,
+        tokenizer: Decodes | None = None,
+        *,
+        max_rows: int = 8,
+        max_len: int | None = None,
+        dtype: Precision = "keep",
+        compile: bool = False,
+        chunk: int = 512,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.max_rows = checks.count("max_rows", max_rows, least=1, remedy="it is the number of texts side by side")
+        checks.count("chunk", chunk, least=1, remedy="it is the number of tokens fed at once")
+        vocab_size = getattr(model, "vocab_size", None)
+        self.vocab_size: int | None = vocab_size if isinstance(vocab_size, int) else None
+        self.device = device_of(model)
+        longest = longest_context(model)
+        if max_len is not None:
+            checks.count("max_len", max_len, least=1, remedy="None is the model's own")
+            if longest is not None and max_len > longest:
+                raise GenerationError(f"max_len is {max_len}, more than the model's, {longest}")
+        self.max_len = longest if max_len is None else max_len
+        self.cache_bytes = 0
+        if isinstance(model, Decoder):
+            self.rows: Slots | PlainRows = self._slots(model, dtype, compile, chunk)
+        else:
+            self.rows = PlainRows(_uncached(model), self.device, self.max_len or 0, max_rows=max_rows)
+        self.scheduler = Scheduler(self.rows)
+        self._handles: dict[Job, Handle] = {}
+
+    def _slots(self, decoder: Decoder, dtype: Precision, compile: bool, chunk: int) -> Slots:
+        assert self.max_len is not None
+        prepared = prepare(decoder, dtype, pack=not compile)
+        self.cache_bytes = decoder.cache_bytes(self.max_rows, self.max_len, dtype=prepared.dtype)
+        purpose = f"a cache of {self.max_rows} texts of {self.max_len} tokens"
+        checks.memory(self.cache_bytes, self.device, purpose=purpose)
+        cache = prepared.decoder.make_cache(self.max_rows, self.max_len, dtype=prepared.dtype)
+        decode = FixedStep(prepared.decoder, prepared.project, cache) if compile else None
+        return Slots(prepared.decoder, cache, project=prepared.project, chunk=chunk, decode=decode)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every request has its answer."""
+        return self.scheduler.is_idle
+
+    def generate(self, requests: Sequence[Request]) -> list[Result]:
+        """Answer requests side by side, in their order; one that is refused or fails says so in its own result."""
+        answers: list[Handle | Result] = []
+        for request in requests:
+            try:
+                answers.append(self.submit(request))
+            except GenerationError as error:
+                answers.append(Result((), len(request.prompt), Timings(0.0, 0.0, 0.0), error=error))
+        handles = [answer for answer in answers if isinstance(answer, Handle)]
+        try:
+            while any(handle.result is None for handle in handles):
+                self.step()
+        finally:
+            self._abandon(handles)
+        results = [answer.result if isinstance(answer, Handle) else answer for answer in answers]
+        return [result for result in results if result is not None]
+
+    def stream(self, request: Request) -> Generator[Piece, None, None]:
+        """Yield one request's pieces as they come; closing the iterator frees its rows.
+
+        Raises:
+            GenerationError: at the call, when the request is refused; later, when something goes wrong.
+        """
+        if request.beams is not None:
+            raise GenerationError("a beam search knows its text only at its end, so it cannot be streamed")
+        return self._pieces(self.submit(request))
+
+    def _pieces(self, handle: Handle) -> Generator[Piece, None, None]:
+        try:
+            while handle.result is None:
+                for owner, piece in self.step():
+                    if owner is handle:
+                        yield piece
+        finally:
+            self._abandon([handle])
+        assert handle.result is not None
+        if handle.result.error is not None:
+            raise handle.result.error
+
+    def _abandon(self, handles: Sequence[Handle]) -> None:
+        """Free the rows of those that have no answer yet."""
+        unanswered = [handle for handle in handles if handle.result is None]
+        for handle in unanswered:
+            self.cancel(handle)
+        if unanswered:
+            self._note(self.scheduler.leave())
+
+    def submit(self, request: Request) -> Handle:
+        """Queue a request; safe from any thread.
+
+        Raises:
+            GenerationError: when it cannot be answered.
+        """
+        request.check(self.vocab_size)
+        if request.stop and self.tokenizer is None:
+            raise GenerationError("stop strings need a tokenizer; give the engine one")
+        prompt, window, limit = self._fit(request)
+        handle = Handle(request, None, None, time.perf_counter())  # type: ignore[arg-type]
+        strategy = self._strategy(request, prompt, limit)
+        handle.job = Job(prompt, strategy, window=window, n_steps=limit, n_rows=request.n_rows)
+        if request.prompt_logprobs is not None:
+            handle.prompt_logprobs = []
+            handle.job.on_prompt = _PromptScorer(prompt, request.prompt_logprobs, handle.prompt_logprobs)
+        self._handles[handle.job] = handle
+        try:
+            self.scheduler.submit(handle.job)
+        except GenerationError:
+            del self._handles[handle.job]
+            raise
+        return handle
+
+    def cancel(self, handle: Handle) -> None:
+        """End a request at the next step; safe from any thread."""
+        handle.job.is_cancelled = True
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[Handle, Piece]]:
+        """Feed the model once; return what that brought to which requests."""
+        waiting = [handle for handle in list(self._handles.values()) if not handle.started]
+        jobs = self.scheduler.step()
+        now = time.perf_counter()
+        for handle in waiting:
+            if handle.job.rows or handle.job.is_done:
+                handle.started = now
+        return self._note(jobs)
+
+    def _note(self, jobs: Sequence[Job]) -> list[tuple[Handle, Piece]]:
+        now = time.perf_counter()
+        pieces: list[tuple[Handle, Piece]] = []
+        for job in jobs:
+            handle = self._handles[job]
+            handle.first_token = handle.first_token or now
+            if isinstance(job.strategy, Sampler) and not job.is_cancelled:
+                pieces += [(handle, piece) for piece in _pieces_of(job.strategy, handle.request)]
+            if job.is_done:
+                handle.result = self._result(handle, now)
+                del self._handles[job]
+        return pieces
+
+    def _fit(self, request: Request) -> tuple[list[int], int | None, int]:
+        """The prompt that the model sees, its window, and how many tokens can be added."""
+        prompt, limit = [int(token) for token in request.prompt], request.max_new_tokens
+        if self.max_len is None:
+            return prompt, None, limit
+        if len(prompt) > self.max_len and not (request.truncate or request.rolling):
+            raise GenerationError(
+                f"the prompt has {len(prompt)} tokens, the context {self.max_len}; shorten it, or set truncate=True to "
+                "keep its last tokens"
+            )
+        prompt = prompt[-self.max_len :]
+        if request.rolling:
+            return prompt, self.max_len, limit
+        return prompt, None, min(limit, self.max_len - len(prompt) + 1)  # the last token is never fed back
+
+    def _strategy(self, request: Request, prompt: list[int], limit: int) -> Sampler | Beams | DiverseBeams:
+        if request.beams is not None:
+            return beams_for(
+                Vocabulary(next(iter(request.eos_ids), None), request.banned_ids),
+                width=request.beams.width,
+                output_length=limit,
+                length_penalty=request.beams.length_penalty,
+                n=request.n,
+                early_stopping=request.beams.early_stopping,
+                n_groups=request.beams.n_groups,
+                diversity_penalty=request.beams.diversity_penalty,
+            )
+        return Sampler([self._text(request, prompt, limit, index) for index in range(request.n_texts)])
+
+    def _text(self, request: Request, prompt: list[int], limit: int, index: int) -> Text:
+        constraint = request.constraint if index == 0 else copy.deepcopy(request.constraint)
+        shapers = request.shapers()
+        if constraint is not None:
+            shapers.append(Constrained(constraint))
+        n_logprobs = request.logprobs
+        if n_logprobs is None and request.n_texts > request.n:
+            n_logprobs = 0
+        filters = request.filters()
+        return Text(
+            prompt,
+            limit=limit,
+            filters=filters,
+            generator=_generator(request.seed, index, self.device) if filters else None,
+            eos_ids=request.eos_ids,
+            shapers=shapers,
+            decode=None if self.tokenizer is None else self.tokenizer.decode,
+            stops=request.stop,
+            constraint=constraint,
+            n_logprobs=n_logprobs,
+        )
+
+    def _result(self, handle: Handle, now: float) -> Result:
+        request, strategy = handle.request, handle.job.strategy
+        if isinstance(strategy, Sampler):
+            completions = _completions(strategy, request, "cancelled" if handle.job.is_cancelled else "error")
+        else:
+            completions = self._beam_completions(strategy, request)  # type: ignore[arg-type]
+        error = handle.job.error or (completions[0].error if completions else None)
+        started = (handle.started or now) - handle.submitted
+        timings = Timings(started, handle.first_token - handle.submitted, now - handle.submitted)
+        scored = None if handle.prompt_logprobs is None else tuple(handle.prompt_logprobs)
+        return Result(tuple(completions), len(handle.job.prompt), timings, scored, error)
+
+    def _beam_completions(self, beams: Beams | DiverseBeams, request: Request) -> list[Completion]:
+        decode = (lambda ids: "") if self.tokenizer is None else self.tokenizer.decode
+        return [
+            Completion(tuple(text.tokens), decode(text.tokens), "eos" if text.finished else "length", score=text.score)
+            for text in beams.best
+        ]
 
 
-# not inference_mode: a table that a module fills on first use here could not take part in training afterwards
-@torch.no_grad()
-def _steps(stepper: Stepper, x: Tensor, output_length: int, strategy: Strategy) -> Iterator[Step]:
-    if not output_length:
-        return
-    logits = stepper.prefill(x)
-    checks.prompt_ids(x, logits.size(-1))
-    for taken in range(1, output_length + 1):
-        step = strategy.choose(logits)
-        yield step
-        if not step.tokens or taken == output_length:
-            return
-        logits = stepper.decode(step.tokens, step.parents)
+class _PromptScorer:
+    """Collects the log-probabilities of a prompt's tokens as its logits come."""
+
+    def __init__(self, prompt: list[int], n_top: int, scored: list[TokenLogprob]) -> None:
+        self.prompt, self.n_top, self.scored = prompt, n_top, scored
+
+    def __call__(self, logits: Tensor) -> None:
+        place = len(self.scored) + 1
+        following = self.prompt[place : place + len(logits)]
+        log_p = logits[: len(following)].double().log_softmax(dim=-1)
+        own = log_p.gather(-1, torch.tensor(following, device=logits.device).unsqueeze(-1)).squeeze(-1).tolist()
+        values, ids = log_p.topk(min(self.n_top, log_p.size(-1)), dim=-1)
+        tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
+        self.scored += [TokenLogprob(*numbers) for numbers in zip(following, own, tops, strict=True)]
+
+
+def _pieces_of(sampler: Sampler, request: Request) -> list[Piece]:
+    if request.n_texts > request.n:
+        return []  # which texts are the best is known at the end
+    return [
+        Piece(
+            news.index,
+            news.token,
+            news.text,
+            None if news.choice is None or request.logprobs is None else _logprob(news.choice),
+            news.finish_reason,
+        )
+        for news in sampler.news
+    ]
+
+
+def _completions(sampler: Sampler, request: Request, unfinished: str) -> list[Completion]:
+    completions = []
+    for text in sampler.texts:
+        text.finish(unfinished)
+        logprobs = tuple(_logprob(choice) for choice in text.choices)
+        wants = request.logprobs is not None
+        score = sum(token.logprob for token in logprobs) if text.n_logprobs is not None else None
+        assert text.finish_reason is not None
+        completions.append(
+            Completion(
+                tuple(text.tokens),
+                "".join(text.pieces),
+                text.finish_reason,
+                logprobs if wants else None,
+                score,
+                text.error,
+            )
+        )
+    if request.n_texts > request.n:
+        completions.sort(key=lambda text: -(text.score or 0.0) / max(len(text.tokens), 1))
+    return completions[: request.n]
+
+
+def _logprob(choice: Choice) -> TokenLogprob:
+    assert choice.logprob is not None
+    return TokenLogprob(choice.token, choice.logprob, choice.top)
+
+
+def _generator(seed: int | None, index: int, device: torch.device) -> torch.Generator:
+    generator = torch.Generator(device)
+    if seed is None:
+        generator.seed()
+    else:
+        # the first text of a seed is what that seed alone gives; the others are far from it and from each other
+        generator.manual_seed((seed + index * 0x9E3779B97F4A7C15) % 2**63)
+    return generator
+
+
+def _uncached(model: Model) -> Model:
+    """A model without its cache: a foreign one serves a single text."""
+    return lambda ids: model(ids)

@@ -1,4 +1,4 @@
-"""Shape a next-token distribution: temperature, top-k, nucleus.
+"""Shape a next-token distribution: temperature, top-k, nucleus, minimum probability, typicality.
 
 A filter maps logits to logits of the same shape, with -inf at what it drops; it sees what the one before left.
 Letters: V vocabulary.
@@ -69,6 +69,51 @@ class TopP:
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         probability = widest(ordered).softmax(dim=-1)
         before = probability.cumsum(dim=-1) - probability  # (..., V): what the more likely tokens hold
+        dropped = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before >= self.p)
+        return logits.masked_fill(dropped, -torch.inf)
+
+
+@dataclass(frozen=True)
+class MinP:
+    """Keep tokens at least ``p`` times as likely as the best one (Nguyen et al. 2024, arXiv 2407.01082)."""
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.p <= 1:
+            raise GenerationError(f"min_p must be in [0, 1], got {self.p}; 0 or None keeps every token")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.p == 0:
+            return logits
+        # the difference, not the border: at p = 1 ties of the best must stay
+        below = widest(logits) - widest(logits.amax(dim=-1, keepdim=True))
+        return logits.masked_fill(below < math.log(self.p), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Typical:
+    """Keep the tokens whose surprise is closest to the expected one, until they hold probability ``p``.
+
+    Locally typical sampling: Meister et al. 2022, arXiv 2202.00666. The token that crosses ``p`` is kept; ties go to
+    the lower id.
+    """
+
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p <= 1:
+            raise GenerationError(f"typical_p must be above 0 and at most 1, got {self.p}; 1 or None keeps every token")
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.p == 1:
+            return logits
+        log_p = widest(logits).log_softmax(dim=-1)
+        probability = log_p.exp()
+        entropy = -(probability * log_p).nan_to_num(nan=0.0).sum(dim=-1, keepdim=True)  # 0 · log 0 is 0
+        order = (-log_p - entropy).abs().sort(dim=-1, stable=True).indices
+        ordered = probability.gather(-1, order)
+        before = ordered.cumsum(dim=-1) - ordered  # (..., V): what the more typical tokens hold
         dropped = torch.zeros_like(order, dtype=torch.bool).scatter(-1, order, before >= self.p)
         return logits.masked_fill(dropped, -torch.inf)
 

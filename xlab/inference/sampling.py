@@ -1,17 +1,22 @@
-"""One text, token by token: drawn from the model's distribution, or always its most likely token.
+"""Texts that go on by themselves, token by token: drawn from the model's distribution, or always its likeliest token.
 
 Letters: V vocabulary.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from xlab.errors import GenerationError
 from xlab.inference import checks
-from xlab.inference.engine import Step, generate
-from xlab.inference.filters import LogitFilter, Temperature, TopK, TopP, widest
-from xlab.inference.stepper import Model
+from xlab.inference.detokenizer import Detokenizer, StopStrings
+from xlab.inference.drawing import Choice
+from xlab.inference.filters import LogitFilter, MinP, Temperature, TopK, TopP, Typical
+from xlab.inference.rows import Model
+from xlab.inference.scheduler import Step, generate
+from xlab.inference.shaping import Constraint, Shaper
 from xlab.inference.vocabulary import Vocabulary
 
 
@@ -84,50 +89,210 @@ def stream(
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """Yield the tokens of ``sample`` as they come; arguments are checked at the call, before the first is asked for."""
-    sampler = Sampler(
-        Vocabulary(eos_class, exclude_classes), temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
+    vocabulary = Vocabulary(eos_class, exclude_classes)
+    text = Text(
+        [],
+        limit=output_length,
+        filters=filters_for(temperature=temperature, top_k=top_k, top_p=top_p),
+        generator=generator,
+        eos_ids=() if vocabulary.eos_class is None else (vocabulary.eos_class,),
+        shapers=[lambda logits, _: vocabulary.restrict(logits)],  # it also checks eos_class
     )
+    sampler = Sampler([text])
     steps = generate(model, x, output_length, block_size, sampler)
-    return (token for step in steps for token in step.tokens)
+    return _tokens(steps, sampler)
 
 
-class Sampler:
-    """Choose the next token of a single row: a ``Strategy``."""
+def _tokens(steps: Iterator[object], sampler: "Sampler") -> Iterator[int]:
+    for _ in steps:
+        for news in sampler.news:
+            if news.error is not None:
+                raise news.error
+            if news.token is not None:
+                yield news.token
+
+
+def filters_for(
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    typical_p: float | None = None,
+) -> tuple[LogitFilter, ...]:
+    """The filters in their order; none at temperature 0, which draws nothing.
+
+    Raises:
+        GenerationError: for a setting that cannot be.
+    """
+    filters: list[LogitFilter] = [Temperature(temperature)]
+    kinds: list[tuple[Callable[..., LogitFilter], float | None]] = [
+        (TopK, top_k),
+        (Typical, typical_p),
+        (TopP, top_p),
+        (MinP, min_p),
+    ]
+    filters += [kind(value) for kind, value in kinds if value is not None]
+    return () if temperature == 0 else tuple(filters)
+
+
+@dataclass(frozen=True)
+class News:
+    """What one step brought to one text.
+
+    Attributes:
+        index: which of the job's texts.
+        token: the new token; None where the text ended without one, as by EOS.
+        text: what became certain of the text, if there is a tokenizer.
+        choice: how the token was drawn.
+        finish_reason: why the text ended; None while it goes on.
+        error: what ended it, where something went wrong.
+    """
+
+    index: int
+    token: int | None
+    text: str
+    choice: Choice | None
+    finish_reason: str | None
+    error: GenerationError | None = None
+
+
+class Text:
+    """One continuation of a prompt, and what decides how it goes on.
+
+    Args:
+        prompt: token ids.
+        limit: new tokens at most.
+        filters: what to draw from; none takes the likeliest token.
+        generator: draws; None is torch's global one.
+        eos_ids: tokens that end the text, and are not part of it.
+        shapers: change the logits, in this order.
+        decode: token ids to text; None makes no text.
+        stops: strings that end the text, and are not part of it.
+        constraint: knows which tokens may come next.
+        n_logprobs: how many of the likeliest tokens to report; None reports not even the drawn one's.
+    """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        prompt: list[int],
         *,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
+        limit: int,
+        filters: tuple[LogitFilter, ...] = (),
         generator: torch.Generator | None = None,
+        eos_ids: Sequence[int] = (),
+        shapers: Sequence[Shaper] = (),
+        decode: Callable[[Sequence[int]], str] | None = None,
+        stops: Sequence[str] = (),
+        constraint: Constraint | None = None,
+        n_logprobs: int | None = None,
     ) -> None:
-        self.vocabulary = vocabulary
-        self.greedy = temperature == 0
-        self.generator = generator
-        self.filters: list[LogitFilter] = [Temperature(temperature)]
-        if top_k is not None:
-            self.filters.append(TopK(top_k))
-        if top_p is not None:
-            self.filters.append(TopP(top_p))
+        self.prompt, self.limit, self.filters, self.generator = prompt, limit, filters, generator
+        self.eos_ids = frozenset(eos_ids)
+        self.shapers, self.constraint, self.n_logprobs = tuple(shapers), constraint, n_logprobs
+        self.tokens: list[int] = []
+        self.choices: list[Choice] = []
+        self.pieces: list[str] = []
+        self.finish_reason: str | None = None
+        self.error: GenerationError | None = None
+        self._detokenizer = None if decode is None else Detokenizer(decode)
+        self._stops = StopStrings(stops)
+
+    @property
+    def shapes(self) -> bool:
+        return bool(self.shapers)
+
+    def shape(self, logits: Tensor) -> Tensor:
+        logits = logits.clone()
+        try:
+            for shaper in self.shapers:
+                logits = shaper(logits, self)
+        except GenerationError as error:
+            self.error = error  # of this text alone: the others have drawn meanwhile
+        return logits
+
+    def take(self, choice: Choice, index: int) -> News:
+        """Go on with what was drawn, or end."""
+        try:
+            if self.error is not None:
+                raise self.error
+            checks.best_logit(choice.best_logit)
+            return self._grow(choice, index)
+        except GenerationError as error:
+            self.error = error
+            return News(index, None, self._end("error"), None, "error", error)
+
+    def finish(self, reason: str) -> None:
+        """End from outside."""
+        if self.finish_reason is None:
+            self._end(reason)
+
+    def _grow(self, choice: Choice, index: int) -> News:
+        token = choice.token
+        if token in self.eos_ids:
+            return News(index, None, self._end("eos"), None, "eos")
+        self.tokens.append(token)
+        if self.n_logprobs is not None:
+            self.choices.append(choice)
+        piece = "" if self._detokenizer is None else self._stops.add(self._detokenizer.add(token))
+        self.pieces.append(piece)
+        if self.constraint is not None:
+            self.constraint.accept(token)
+        reason = None
+        if self._stops.found is not None or (self.constraint is not None and self.constraint.is_finished):
+            reason = "stop"
+        elif len(self.tokens) >= self.limit:
+            reason = "length"
+        if reason is not None:
+            piece += self._end(reason)
+        return News(index, token, piece, choice, self.finish_reason)
+
+    def _end(self, reason: str) -> str:
+        """What was held back of the text; the reason becomes "stop" if that completes a stop string."""
+        self.finish_reason = reason
+        if self._detokenizer is None or self._stops.found is not None:
+            return ""
+        rest = self._stops.add(self._detokenizer.flush())
+        if self._stops.found is None:
+            rest += self._stops.flush()
+        elif reason != "error":
+            self.finish_reason = "stop"
+        self.pieces.append(rest)
+        return rest
+
+
+class Sampler:
+    """Several continuations of one prompt, which draw for themselves: a ``DrawingStrategy``.
+
+    Args:
+        texts: one or more.
+
+    Attributes:
+        news: what the last step brought.
+        running: the texts that go on, in the order of their rows.
+    """
+
+    def __init__(self, texts: list[Text]) -> None:
+        self.texts, self.running = texts, list(texts)
+        self.news: list[News] = []
+        self.n_rows = 1
+
+    def drawables(self) -> list[Text]:
+        return self.running
 
     def choose(self, logits: Tensor) -> Step:
-        """Draw from the logits (1, V); no row goes on after EOS."""
-        # a half-precision model's logits are whole in float32; its probabilities would not be
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        logits = self.vocabulary.restrict(logits)
-        best, likeliest = logits.max(dim=-1)
-        drawn = likeliest if self.greedy else self._draw(logits).to(likeliest)
-        token, best_logit = torch.stack([widest(drawn), widest(best)]).flatten().tolist()  # the step's only host read
-        checks.best_logit(best_logit)
-        return Step([], []) if token == self.vocabulary.eos_class else Step([int(token)], [0])
+        raise NotImplementedError  # the scheduler draws for it
 
-    def _draw(self, logits: Tensor) -> Tensor:
-        for keep in self.filters:
-            logits = keep(logits)
-        p = logits.softmax(dim=-1)
-        if self.generator is not None:
-            p = p.to(self.generator.device)
-        # an exponential race draws what torch.multinomial(p, 1) draws, but lets NaN through to the check above
-        return (p / torch.empty_like(p).exponential_(generator=self.generator)).argmax(dim=-1)
+    def take(self, choices: list[Choice]) -> Step:
+        step = Step([], [])
+        running = []
+        self.news = []
+        for row, (text, choice) in enumerate(zip(self.running, choices, strict=True)):
+            news = text.take(choice, self.texts.index(text))
+            self.news.append(news)
+            if text.finish_reason is None:
+                running.append(text)
+                step.tokens.append(choice.token)
+                step.parents.append(row if self.n_rows == len(self.running) else 0)
+        self.running, self.n_rows = running, len(running)
+        return step

@@ -111,20 +111,29 @@ class Decoder(nn.Module):
         if length > self.max_len:
             raise ConfigError(f"a sequence of {length} tokens is longer than the model's max_len, {self.max_len}")
         placement = Placement(n_tokens, ids.device) if cache is None else cache.place(n_tokens)
+        hidden = self.hidden_at(ids, placement)
+        if cache is not None:
+            cache.advance(n_tokens)
+        return hidden
+
+    def hidden_at(self, ids: Tensor, placement: Placement) -> Tensor:
+        """What ``hidden`` gives for tokens that stand where ``placement`` says, (B, T, D)."""
         context = Context(self.position, placement)
         x = self.dropout(self.position.embed(self.embedding(ids), placement.positions))  # (B, T, D)
         for block in self.blocks:
             x = block(x, context)
-        if cache is not None:
-            cache.advance(n_tokens)
         normalised: Tensor = self.norm(x)
         return normalised
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Logits of the token after each, (B, T, V); see ``hidden``."""
-        return F.linear(self.hidden(ids, cache), self.unembedding)
+        return self.logits(self.hidden(ids, cache))
 
-    def make_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
+    def logits(self, hidden: Tensor) -> Tensor:
+        """What ``hidden`` gives, (..., D), as logits (..., V)."""
+        return F.linear(hidden, self.unembedding)
+
+    def make_cache(self, batch_size: int, max_len: int | None = None, *, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for ``batch_size`` rows of up to ``max_len`` tokens (the model's if not given), on its device.
 
         Raises:
@@ -134,7 +143,13 @@ class Decoder(nn.Module):
         if capacity > self.max_len:
             raise ConfigError(f"a cache for {capacity} tokens is longer than the model's max_len, {self.max_len}")
         weight = self.embedding.weight
-        return KVCache(batch_size, capacity, self._cache_shapes, device=weight.device, dtype=weight.dtype)
+        return KVCache(batch_size, capacity, self._cache_shapes, device=weight.device, dtype=dtype or weight.dtype)
+
+    def cache_bytes(self, batch_size: int, max_len: int | None = None, *, dtype: torch.dtype | None = None) -> int:
+        """How much memory ``make_cache`` would take."""
+        numbers = sum(2 * heads * head_dim for heads, head_dim in self._cache_shapes)
+        item_size = (dtype or self.embedding.weight.dtype).itemsize
+        return batch_size * (self.max_len if max_len is None else max_len) * numbers * item_size
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -3,6 +3,7 @@
 Letters: B batch, T new tokens of a row, S keys, H key-value heads, Dh width of a head.
 """
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -161,6 +162,23 @@ class KVCache:
                 held[layer][:, :, :used] = chosen
         # rows of equal length stay so, whichever they are: no need to wait for the device to say
         self._lengths = [used] * len(rows) if self.is_uniform else [self._lengths[row] for row in rows.tolist()]
+
+    def rows(self, start: int, stop: int) -> "KVCache":
+        """The rows ``start`` to ``stop`` as a cache over the same memory, which counts its own tokens from now on."""
+        view = copy.copy(self)
+        view.keys = [layer[start:stop] for layer in self.keys]
+        view.values = [layer[start:stop] for layer in self.values]
+        view._lengths = self._lengths[start:stop]
+        return view
+
+    def hold(self, lengths: Sequence[int]) -> None:
+        """Say how many tokens each row holds, where someone else has kept count."""
+        self._lengths = list(lengths)
+
+    def copy_rows(self, sources: Tensor, targets: Tensor, length: int) -> None:
+        """Give each row ``targets[i]`` the first ``length`` tokens of row ``sources[i]``, as they were before."""
+        for layer in (*self.keys, *self.values):
+            layer[targets, :, :length] = layer[sources, :, :length]
 
 
 class _UniformPlacement(Placement):

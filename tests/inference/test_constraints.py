@@ -1,0 +1,210 @@
+"""Random walks under the masks, judged by ``re`` and ``jsonschema``: always a beginning, at the end a whole."""
+
+import copy
+import itertools
+import json
+import random
+import re
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("llguidance", reason="llguidance is an extra: pip install llguidance")
+pytest.importorskip("jsonschema", reason="jsonschema is in requirements-dev.txt")
+
+import jsonschema
+
+from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
+from xlab.errors import GenerationError
+from xlab.inference.constraints import GrammarConstraint, JsonSchemaConstraint, RegexConstraint
+
+LETTERS, MOST_MISSING = "abc", 5  # a pattern of five leaves misses five letters at most
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    texts = [
+        "abc abc bca cab aab ccb",
+        '{"name": "Zoë", "size": 12, "tags": ["old", "king"]}',
+        "2024-05-17 the cat",
+    ] * 3
+    return ByteLevelBPE().make(iter(texts), 300)
+
+
+def walk(constraint: GrammarConstraint, seed: int, limit: int = 400) -> tuple[str, list[bytes]]:
+    """Take allowed tokens at random until eos, the end or the limit; give how it ended, and every text on the way."""
+    draw, text, texts = random.Random(seed), b"", [b""]
+    never = [tokenizer().sos_id, tokenizer().pad_id]
+    for _ in range(limit):
+        if constraint.is_finished:
+            assert constraint.mask().nonzero().flatten().tolist() == [tokenizer().eos_id]
+            return "finished", texts
+        allowed = constraint.mask()
+        assert allowed.dtype == torch.bool
+        assert allowed.shape == (len(tokenizer()),)
+        assert allowed.any()
+        assert not allowed[never].any()
+        assert allowed[tokenizer().eos_id] == constraint.is_whole
+        token = draw.choice(allowed.nonzero().flatten().tolist())
+        constraint.accept(token)
+        if token == tokenizer().eos_id:
+            assert constraint.is_finished
+            return "eos", texts
+        text += tokenizer().token_bytes(token)
+        texts.append(text)
+    return "limit", texts
+
+
+def patterns() -> st.SearchStrategy[str]:
+    """Expressions of a few strings over three letters."""
+    letters = st.sampled_from([*LETTERS, "[ab]", "[^ab]"])
+    return st.recursive(
+        letters,
+        lambda inner: st.one_of(
+            st.tuples(inner, inner).map(lambda pair: f"(?:{pair[0]}|{pair[1]})"),
+            st.tuples(inner, inner).map("".join),
+            inner.map(lambda one: f"(?:{one})?"),
+            inner.map(lambda one: f"(?:{one})+"),
+        ),
+        max_leaves=5,
+    )
+
+
+@given(patterns(), st.integers(0, 5))
+def test_a_walk_is_always_the_beginning_of_a_match_and_at_its_end_a_match(pattern: str, seed: int) -> None:
+    how, texts = walk(RegexConstraint(pattern, tokenizer()), seed, limit=30)
+    if how != "limit":
+        assert re.fullmatch(pattern, texts[-1].decode())
+    for text in texts:
+        assert completes(pattern, text), text
+
+
+def completes(pattern: str, text: bytes) -> bool:
+    """Whether a few letters, by trying them all, make the text a match; it may end within a character."""
+    whole = text.decode("utf-8", "ignore")
+    is_broken = whole.encode() != text  # its last character may be anything that is no letter of ours
+    tails = ("".join(tail) for n in range(MOST_MISSING + 1) for tail in itertools.product(LETTERS + "é", repeat=n))
+    return any(re.fullmatch(pattern, whole + "é" * is_broken + tail) for tail in tails)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        r"[0-9]{4}-(0[1-9]|1[0-2])-[0-3][0-9]",
+        r"(the cat|a dog) (sees|follows) (the (old )+king|🐈)\.",
+        r"[a-zé]{2,5}@[a-z]{1,4}\.(com|org)",
+        r"(?i)yes|no",
+        r"^(abc)*$",
+        r"",
+    ],
+)
+@pytest.mark.parametrize("seed", range(8))
+def test_a_walk_to_its_end_matches(pattern: str, seed: int) -> None:
+    how, texts = walk(RegexConstraint(pattern, tokenizer()), seed)
+    assert how != "limit"
+    assert re.fullmatch(pattern, texts[-1].decode())
+
+
+SCHEMAS: list[dict[str, Any]] = [
+    {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 6},
+            "size": {"type": "integer", "minimum": 0, "maximum": 40},
+            "tags": {"type": "array", "items": {"enum": ["old", "king", None, 1.5]}, "maxItems": 3},
+            "is": {"type": "boolean"},
+        },
+        "required": ["name", "tags"],
+        "additionalProperties": False,
+    },
+    {"anyOf": [{"type": "string", "pattern": "^[a-c]{1,4}$"}, {"type": "number", "minimum": -1, "maximum": 1}]},
+    {"$ref": "#/$defs/tree", "$defs": {"tree": {"type": "array", "items": {"$ref": "#/$defs/tree"}, "maxItems": 1}}},
+    {"const": {"Zoë": "🐈"}},
+]
+
+
+@pytest.mark.parametrize("schema", SCHEMAS)
+@pytest.mark.parametrize("seed", range(8))
+def test_json_that_ends_satisfies_its_schema(schema: dict[str, Any], seed: int) -> None:
+    how, texts = walk(JsonSchemaConstraint(schema, tokenizer()), seed, limit=600)
+    assert how != "limit"
+    value = json.loads(texts[-1])
+    jsonschema.validate(value, schema)
+    if not re.search(rb"[\\.eE]", texts[-1]):  # numbers and escapes have other spellings
+        assert texts[-1].decode() == json.dumps(value, ensure_ascii=False)
+
+
+def test_a_schema_may_be_text_and_true_allows_everything() -> None:
+    for schema in (json.dumps(SCHEMAS[3]), SCHEMAS[3]):
+        _, texts = walk(JsonSchemaConstraint(schema, tokenizer()), 0)
+        assert json.loads(texts[-1]) == {"Zoë": "🐈"}
+    allowed = JsonSchemaConstraint(True, tokenizer()).mask()
+    assert all(allowed[tokenizer().encode(start)[0]] for start in ('"', "[", "{", "1", "null"))
+
+
+def test_a_copy_goes_on_by_itself() -> None:
+    one = RegexConstraint("(ab|ba)c", tokenizer())
+    one.accept(token := tokenizer().encode("b")[0])
+    other = copy.deepcopy(one)
+    before = one.mask()
+    _, texts = walk(other, 0)
+    assert texts[-1] == b"ac"
+    assert torch.equal(one.mask(), before)
+    assert not one.is_finished
+    with pytest.raises(GenerationError, match=rf"token {token} does not fit the pattern \(ab\|ba\)c here"):
+        one.accept(token)
+    assert torch.equal(one.mask(), before)  # a refused token changes nothing
+
+
+def test_a_model_may_have_more_ids_than_the_tokenizer() -> None:
+    allowed = RegexConstraint("a", tokenizer(), vocab_size=320).mask()
+    assert allowed.shape == (320,)
+    assert not allowed[300:].any()
+    with pytest.raises(GenerationError, match="vocab_size is 299, but the tokenizer has 300 tokens"):
+        RegexConstraint("a", tokenizer(), vocab_size=299)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("(a|b", "the pattern (a|b cannot be followed: unclosed group"),
+        (r"(?=a)b", "look-behind, is not supported"),
+        (r"a\b", "lookarounds not supported"),
+        (r"[^\x00-\U0010ffff]", "no text matches the pattern"),
+        ("(a{1000}){1000}", "too many expressions"),
+        ("a" * 300 + "(", "a" * 80 + "…"),
+    ],
+)
+def test_a_pattern_that_cannot_be_is_one_line_at_once(pattern: str, says: str) -> None:
+    with pytest.raises(GenerationError, match=re.escape(says)) as caught:
+        RegexConstraint(pattern, tokenizer())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ('{"type": ', "is not JSON"),
+        ("[1]", "it must be an object"),
+        ({"type": "nope"}, "Invalid type: nope"),
+        (False, "no text matches the schema false"),
+        ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum (5) is greater than maximum (3)"),
+        ({"type": "string", "pattern": "^a$", "minLength": 3}, "Unsatisfiable schema"),
+        ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "Too many items"),  # it would have to be endless
+        ({"not": {"type": "string"}}, 'Unimplemented keys: ["not"]'),
+    ],
+)
+def test_a_schema_that_cannot_be_is_one_line_at_once(schema: Any, says: str) -> None:
+    with pytest.raises(GenerationError, match=re.escape(says)) as caught:
+        JsonSchemaConstraint(schema, tokenizer())
+    assert "\n" not in str(caught.value)
+
+
+def test_without_llguidance_a_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "llguidance", None)
+    with pytest.raises(GenerationError, match="not installed: pip install llguidance"):
+        RegexConstraint("a", tokenizer())

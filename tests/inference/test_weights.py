@@ -1,0 +1,102 @@
+"""Prepared weights give the decoder's logits, as well as their type can."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toy_decoder import make_decoder
+
+from xlab.errors import GenerationError
+from xlab.inference import Engine, Request
+from xlab.inference.weights import Int8Linear, prepare
+from xlab.transformer import ALiBi, Decoder, GELUFeedForward, LayerNorm, LearnedPosition, MultiHeadAttention
+
+ids = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(0))
+
+BUILDS: list[dict[str, Any]] = [
+    {},
+    {"tie_embeddings": False, "position": ALiBi},
+    {
+        "norm": LayerNorm,
+        "position": LearnedPosition,
+        "feed_forward": lambda d_model, d_ff: GELUFeedForward(d_model, d_ff, bias=True),
+        "attention": lambda d_model, n_heads, layer: MultiHeadAttention(d_model, n_heads, layer, bias=True),
+    },
+]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("build", BUILDS)
+@pytest.mark.parametrize(("precision", "tolerance"), [("keep", 1e-12), ("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.1)])
+def test_logits_are_close_and_the_original_stays_as_it_was(
+    precision: Any, tolerance: float, build: dict[str, Any], pack: bool
+) -> None:
+    decoder = make_decoder(**build)
+    for name, parameter in decoder.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0.0, 0.5)
+    before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in decoder.state_dict().items()}
+    expected = decoder(ids)
+    prepared = prepare(decoder, precision, pack=pack)
+    for rows in (ids, ids[:1], ids[:, :1]):
+        logits = prepared.project(prepared.decoder.hidden(rows)).double()
+        assert (logits - decoder(rows)).std() < tolerance * expected.std()
+    cache = prepared.decoder.make_cache(3, dtype=prepared.dtype)
+    stepwise = torch.cat([prepared.decoder.hidden(chunk, cache) for chunk in ids.split([4, 1, 4], dim=1)], dim=1)
+    assert (prepared.project(stepwise).double() - expected).std() < tolerance * expected.std()
+    for name, tensor in decoder.state_dict().items():
+        assert tensor.data_ptr() == before[name][0]
+        assert torch.equal(tensor, before[name][1])
+
+
+def test_what_need_not_change_is_shared() -> None:
+    decoder = make_decoder()
+    prepared = prepare(decoder, "keep")
+    assert prepared.decoder.embedding.weight.data_ptr() == decoder.embedding.weight.data_ptr()
+    assert (
+        prepared.decoder.blocks[0].attention.qkv.weight.data_ptr() == decoder.blocks[0].attention.qkv.weight.data_ptr()
+    )
+
+
+def test_int8_keeps_little_more_than_a_byte_for_a_parameter() -> None:
+    decoder = Decoder(300, 16, 128, 3, 4)
+    prepared = prepare(decoder, "int8")
+    quantised = [module for module in prepared.decoder.modules() if isinstance(module, Int8Linear)]
+    table = prepared.decoder.embedding.table
+    assert table is prepared.project
+    assert table in quantised
+    parameters = sum(module.weight.numel() for module in quantised)
+    assert parameters == sum(p.numel() for p in decoder.parameters() if p.dim() == 2)
+    held = {t.data_ptr(): t.numel() * t.element_size() for module in quantised for t in module.buffers()}
+    assert sum(held.values()) <= 1.1 * parameters
+    everything = {t.data_ptr(): t.numel() * t.element_size() for t in prepared.decoder.state_dict().values()}
+    vectors = sum(2 * p.numel() * 2 for p in decoder.parameters() if p.dim() == 1)  # leaner norms hold theirs twice
+    tables = sum(b.numel() * 4 for b in decoder.buffers())
+    assert sum(everything.values()) <= 1.1 * parameters + vectors + tables
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_an_int8_product_is_that_of_its_rounded_weights(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, bias, x = torch.randn(48, 64), torch.randn(48), torch.randn(2, 5, 64)
+    linear = Int8Linear(weight, bias, dtype)
+    restored = linear.weight.double() * linear.scale.double().unsqueeze(1)
+    assert ((restored - weight).abs() <= linear.scale.double().unsqueeze(1) * 0.75).all()
+    expected = nn.functional.linear(x.to(dtype).double(), restored, bias.double())
+    torch.testing.assert_close(linear(x.to(dtype)).double(), expected, rtol=0.02, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "int8", "fp32"])
+def test_an_engine_generates_in_every_type(dtype: Any) -> None:
+    decoder = Decoder(17, 24, 32, 2, 4).eval()
+    engine = Engine(decoder, dtype=dtype, max_rows=3)
+    assert engine.cache_bytes == engine.rows.cache.n_bytes
+    results = engine.generate([Request([i] * (i + 1), max_new_tokens=6, seed=i) for i in range(5)])
+    assert all(len(result.tokens) == 6 for result in results)
+
+
+def test_an_unknown_precision_is_refused() -> None:
+    with pytest.raises(GenerationError, match='"bf16" or "int8", got \'int4\''):
+        prepare(make_decoder(), "int4")  # type: ignore[arg-type]

@@ -1,0 +1,189 @@
+"""What infer.py does once its options are known: load, ask the engine, and print as the text comes."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+import torch
+from tqdm import tqdm
+
+from xlab import checkpoints
+from xlab.commands.chat import chat
+from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE
+from xlab.data.tokenizers import Tokenizer
+from xlab.errors import DataError, GenerationError
+from xlab.inference import BeamSettings, Engine, Request, Result, TokenLogprob
+
+Options = dict[str, Any]
+ROWS_AT_ONCE = 16
+
+
+def write(checkpoint: str, options: Options) -> None:
+    """Write what infer.py's ``options`` ask for to standard output.
+
+    Raises:
+        GenerationError: for options that cannot be.
+        CheckpointError: if the checkpoint cannot be read.
+        DataError: if the file of prompts cannot be read.
+    """
+    for module in options["allow_module"]:
+        checkpoints.allow_module(module)
+    decoder, tokenizer = checkpoints.load(checkpoint, device_of(options["device"]))
+    # one prompt alone is taken as it is; a file has one in each line
+    prompts = [options["prompt"] or ""] if options["prompts"] is None else read_prompts(options["prompts"])
+    requests = [request_of(prompt, tokenizer, options) for prompt in prompts if not options["chat"]]
+    rows = max([1, *(request.n_rows for request in requests)])
+    engine = Engine(
+        decoder,
+        tokenizer,
+        max_rows=rows if len(requests) < 2 else max(rows, ROWS_AT_ONCE),
+        dtype="int8" if options["int8"] else "bf16" if options["bf16"] else "keep",
+        compile=options["compile"],
+    )
+    if options["chat"]:
+        chat(engine, lambda text: request_of(text, tokenizer, options | {"rolling": True}))
+    elif len(requests) == 1 and rows == 1 and not options["as_json"] and not options["beam_search"]:
+        stream(engine, prompts[0], requests[0])
+    else:
+        for prompt, request, result in answered(engine, prompts, requests):
+            if result.error is not None and len(requests) == 1:
+                raise result.error
+            if options["as_json"]:
+                click.echo(json.dumps(as_json(prompt, request, result, tokenizer), ensure_ascii=False))
+            elif result.error is not None:
+                click.echo(f"{prompt!r}: {result.error}", err=True)
+            else:
+                for completion in result.completions:
+                    click.echo(prompt + completion.text)
+
+
+def stream(engine: Engine, prompt: str, request: Request) -> None:
+    """Print a text as its tokens come: whole characters only, so a terminal never shows half of one."""
+    click.echo(prompt, nl=False)
+    for piece in engine.stream(request):
+        click.echo(piece.text, nl=False)
+        sys.stdout.flush()
+    click.echo()
+
+
+def answered(
+    engine: Engine, prompts: Sequence[str], requests: Sequence[Request]
+) -> Iterator[tuple[str, Request, Result]]:
+    """Answer many requests side by side, in their order, with a progress bar on a terminal."""
+    handles = [engine.submit(request) for request in requests]
+    tokens = sum(request.max_new_tokens * request.n_texts for request in requests)
+    with tqdm(total=tokens, desc="Writing", unit="token", leave=False, disable=None) as bar:
+        for prompt, request, handle in zip(prompts, requests, handles, strict=True):
+            while handle.result is None:
+                bar.update(len(engine.step()))
+            yield prompt, request, handle.result
+
+
+def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
+    """Put a prompt and infer.py's options into the engine's words."""
+    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise GenerationError("the prompt is not UTF-8; check your terminal's encoding")
+    ids = ([] if options["continue_text"] else [tokenizer.sos_id]) + tokenizer.encode(prompt)
+    if not ids:
+        raise GenerationError("an empty prompt has nothing to continue; write some text, or leave out -c")
+    how: Options = {
+        "max_new_tokens": options["limit"],
+        "min_new_tokens": options["min_tokens"],
+        "n": options["runs"],
+        "eos_ids": [tokenizer.eos_id],
+        "banned_ids": [tokenizer.sos_id, tokenizer.pad_id],  # a text never holds a second start, nor padding
+        "logprobs": options["logprobs"],
+        "stop": options["stop"],
+    }
+    for name in ("truncate", "rolling", "no_repeat_ngram"):
+        how[name] = options[name]
+    for name in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        how[name] = options[name]
+    if options["beam_search"]:
+        width = BEAMS if options["beam_width"] is None else options["beam_width"]
+        how["beams"] = BeamSettings(width=width, length_penalty=options["length_penalty"] or 0.0)
+    elif options["greedy"]:
+        how["temperature"] = 0.0
+    else:
+        how["temperature"] = TEMPERATURE if options["temperature"] is None else options["temperature"]
+        how["top_p"] = NUCLEUS if options["top_p"] is None else options["top_p"]
+        for name in ("top_k", "min_p", "typical_p", "seed"):
+            how[name] = options[name]
+    return Request(ids, **how)
+
+
+def as_json(prompt: str, request: Request, result: Result, tokenizer: Tokenizer) -> Options:
+    """Give a result as plain data."""
+    if result.error is not None:
+        return {"prompt": prompt, "error": str(result.error)}
+    texts = [
+        {
+            "text": completion.text,
+            "ids": list(completion.tokens),
+            "finish_reason": completion.finish_reason,
+            "score": completion.score,
+            "logprobs": None
+            if completion.logprobs is None
+            else [_logprob(token, tokenizer) for token in completion.logprobs],
+        }
+        for completion in result.completions
+    ]
+    n_tokens = sum(len(completion.tokens) for completion in result.completions)
+    timings = {
+        "queued_s": result.timings.started,
+        "first_token_s": result.timings.first_token,
+        "total_s": result.timings.finished,
+        "tokens_per_s": n_tokens / result.timings.finished if result.timings.finished else None,
+    }
+    return {"prompt": prompt, "prompt_ids": list(request.prompt), "texts": texts, "timings": timings}
+
+
+def _logprob(token: TokenLogprob, tokenizer: Tokenizer) -> Options:
+    return {
+        "id": token.token,
+        "token": tokenizer.decode([token.token]),
+        "logprob": token.logprob,
+        "top": [{"id": number, "token": tokenizer.decode([number]), "logprob": value} for number, value in token.top],
+    }
+
+
+def read_prompts(name: str) -> list[str]:
+    """Read a prompt from each line that is not empty.
+
+    Raises:
+        DataError: if the file cannot be read, is no UTF-8, or has no prompt.
+    """
+    try:
+        if name == "-":
+            lines = _lines(sys.stdin)
+        else:
+            with open(Path(name).expanduser(), encoding="utf-8") as file:
+                lines = _lines(file)
+    except OSError as error:
+        raise DataError(f"cannot read the prompts in {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from error
+    if not lines:
+        raise DataError(f"{'standard input' if name == '-' else name} has no prompts; write one in each line")
+    return lines
+
+
+def _lines(file: TextIO) -> list[str]:
+    return [line.rstrip("\r\n") for line in file if line.strip()]
+
+
+def device_of(name: str) -> torch.device:
+    """Give the device of that name.
+
+    Raises:
+        GenerationError: if it is not to be had here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device).item()  # the meta device holds nothing
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise GenerationError(f"the device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
+    return device
