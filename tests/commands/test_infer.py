@@ -1,6 +1,7 @@
 """infer.py: the options, what contradicts what, and that the same seed writes the same text."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,17 @@ class TestInfer:
         text = written(RUN, "Document", "-g", "-l", 20)
         stop = text[len("Document") + 3 : len("Document") + 6]
         assert written(RUN, "Document", "-g", "-l", 20, "--stop", stop) == text[: text.index(stop, 8)] + "\n"
+
+    def test_a_text_follows_a_grammar(self, tmp_path: Path) -> None:
+        text = written(RUN, "Document ", "--regex", "[0-9]{2}: [a-c]+!", "-l", 30, "-s", 1)
+        assert re.fullmatch(r"Document [0-9]{2}: [a-c]+!?\n", text), text
+        (tmp_path / "schema.json").write_text(
+            '{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false}'
+        )
+        text = written(RUN, "", "--json-schema", tmp_path / "schema.json", "-l", 30, "-s", 1)
+        assert json.loads(text)["n"] in (1, 2)
+        assert "cannot read the schema" in infer(RUN, "", "--json-schema", tmp_path / "none").stderr
+        assert infer(RUN, "", "--regex", "(").exit_code == 2
 
     @pytest.mark.parametrize("weights", ["--int8", "--bf16"])
     def test_lighter_weights_write_too(self, weights: str) -> None:

@@ -26,6 +26,8 @@ TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 @click.option("--frequency-penalty", type=float, default=0.0, help="Subtracted for each time they were.")
 @click.option("--no-repeat-ngram", type=int, help="No sequence of so many tokens occurs twice.")
 @click.option("--stop", multiple=True, help="End the text before this string; may be repeated.")
+@click.option("--regex", help="The text must match this regular expression; needs llguidance.")
+@click.option("--json-schema", help="The text must be JSON that this file's schema allows; needs llguidance.")
 @click.option("-s", "--seed", type=int, help="Makes the draws repeatable.")
 @click.option("-g", "--greedy", is_flag=True, help="Take the likeliest token every time.")
 @click.option("-b", "--beam-search", is_flag=True, help="Look for the likeliest text.")
@@ -77,6 +79,11 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     for name in ("beam_width", "length_penalty"):
         if options[name] is not None and not options["beam_search"]:
             raise GenerationError(f"{_option(name)} belongs to beam search; add -b")
+    for name in ("regex", "json_schema"):
+        if options[name] is not None and options["beam_search"]:
+            raise GenerationError(f"{_option(name)} has no meaning in a beam search; leave -b out")
+    if options["regex"] is not None and options["json_schema"] is not None:
+        raise GenerationError("--regex and --json-schema are two grammars; give one of them")
     if options["logprobs"] is not None and not options["as_json"]:
         raise GenerationError("--logprobs belongs to the JSON lines; add --json")
     if options["int8"] and options["bf16"]:

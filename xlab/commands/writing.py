@@ -16,6 +16,8 @@ from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError, GenerationError
 from xlab.inference import BeamSettings, Engine, Request, Result, TokenLogprob
+from xlab.inference.constraints import JsonSchemaConstraint, RegexConstraint
+from xlab.inference.shaping import Constraint
 
 Options = dict[str, Any]
 ROWS_AT_ONCE = 16
@@ -112,7 +114,25 @@ def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
         how["top_p"] = NUCLEUS if options["top_p"] is None else options["top_p"]
         for name in ("top_k", "min_p", "typical_p", "seed"):
             how[name] = options[name]
-    return Request(ids, **how)
+    return Request(ids, constraint=constraint_of(tokenizer, options), **how)
+
+
+def constraint_of(tokenizer: Tokenizer, options: Options) -> Constraint | None:
+    """Make the grammar that the text must follow, if one is asked for.
+
+    Raises:
+        GenerationError: if it cannot be followed, or llguidance is missing.
+        DataError: if the schema cannot be read.
+    """
+    if options["regex"] is not None:
+        return RegexConstraint(options["regex"], tokenizer)
+    if options["json_schema"] is not None:
+        try:
+            schema = Path(options["json_schema"]).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read the schema {options['json_schema']}: {error}") from error
+        return JsonSchemaConstraint(schema, tokenizer)
+    return None
 
 
 def as_json(prompt: str, request: Request, result: Result, tokenizer: Tokenizer) -> Options:
