@@ -114,8 +114,6 @@ class TestInfer:
         assert re.fullmatch(r"Document [0-9]{2}: [a-c]+!?\n", text), text
         number = {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"]}
         (tmp_path / "schema.json").write_text(json.dumps(number | {"additionalProperties": False}))
-            '{"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": false}'
-        )
         text = written(RUN, "", "--json-schema", tmp_path / "schema.json", "-l", 30, "-s", 1)
         assert json.loads(text)["n"] in (1, 2)
         assert "cannot read the schema" in infer(RUN, "", "--json-schema", tmp_path / "none").stderr
