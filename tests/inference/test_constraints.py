@@ -20,7 +20,9 @@ import jsonschema
 
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
 from xlab.errors import GenerationError
+from xlab.inference import Engine, Request
 from xlab.inference.constraints import GrammarConstraint, JsonSchemaConstraint, RegexConstraint
+from xlab.transformer.decoder import Decoder
 
 LETTERS, MOST_MISSING = "abc", 5  # a pattern of five leaves misses five letters at most
 
@@ -136,6 +138,25 @@ def test_json_that_ends_satisfies_its_schema(schema: dict[str, Any], seed: int) 
     jsonschema.validate(value, schema)
     if not re.search(rb"[\\.eE]", texts[-1]):  # numbers and escapes have other spellings
         assert texts[-1].decode() == json.dumps(value, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3, 5, 8, 200])
+def test_the_engine_writes_a_match_or_whatever_length_stops_it_a_beginning_of_one(n_tokens: int) -> None:
+    torch.manual_seed(0)
+    decoder = Decoder(vocab_size=300, max_len=208, d_model=16, n_layers=1, n_heads=2).eval().requires_grad_(False)
+    words = [f"{first} {second}." for first in ("the cat", "Zoë", "🐈 king") for second in ("sees", "counts 12")]
+    ids = [tokenizer().sos_id]
+    engine = Engine(decoder, tokenizer())
+    for seed in range(6):
+        constraint = RegexConstraint("|".join(map(re.escape, words)), tokenizer())
+        request = Request(
+            ids, max_new_tokens=n_tokens, seed=seed, n=2, constraint=constraint, eos_ids=[tokenizer().eos_id]
+        )
+        (result,) = engine.generate([request])
+        for text in result.completions:
+            written = b"".join(map(tokenizer().token_bytes, text.tokens))
+            assert any(word.encode().startswith(written) for word in words)
+            assert text.finish_reason == "length" or written.decode() in words
 
 
 def test_a_schema_may_be_text_and_true_allows_everything() -> None:

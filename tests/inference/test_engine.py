@@ -349,6 +349,23 @@ def test_refusals_name_the_setting_and_leave_the_others(request_: Request, says:
 def test_beams_are_not_streamed() -> None:
     with pytest.raises(GenerationError, match="cannot be streamed"):
         Engine(decoder).stream(Request([1], beams=BeamSettings(2)))
+    with pytest.raises(GenerationError, match="best_of knows its texts only at their end"):
+        Engine(decoder).stream(Request([1], best_of=2))
+
+
+def test_a_module_around_a_decoder_is_served_over_its_cache() -> None:
+    class Around(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder, self.vocab_size, self.max_len = decoder, 17, W
+
+        def make_cache(self, batch_size: int, max_len: int | None = None) -> Any:
+            return self.decoder.make_cache(batch_size, max_len)
+
+    engine = Engine(Around())
+    (result,) = engine.generate([greedy([1, 2], max_new_tokens=5)])
+    assert list(result.tokens) == recomputed(decoder, [1, 2], 5)
+    assert engine.rows.decode_calls == 4
 
 
 def test_a_cache_beyond_memory_is_refused_before_it_is_made() -> None:

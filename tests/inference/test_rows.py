@@ -46,10 +46,10 @@ def test_rows_branch_from_each_other(model: Model, window: int | None) -> None:
 
     first = rows.open([1, 2], window)
     rows.feed()
-    second, third = rows.fork(first), rows.fork(first)
+    second, third = rows.fork([first, first])
     go_on(0, 1, 2)
     rows.close(second)
-    rows.fork(third)
+    rows.fork([third])
     go_on(1, 3, 4)
     rows.close(first)
     go_on(1, 2)

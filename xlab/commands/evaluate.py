@@ -77,10 +77,11 @@ def measure(
         _require_lm_eval()
 
     from xlab import checkpoints
+    from xlab.commands.writing import device_of
 
     for module in allow_module:
         checkpoints.allow_module(module)
-    decoder, tokenizer = checkpoints.load(checkpoint, _checked(device))
+    decoder, tokenizer = checkpoints.load(checkpoint, device_of(device))
     report: dict[str, Any] = {"checkpoint": str(checkpoints.find(checkpoint))}
     if data:
         figures = _on_texts(
@@ -140,17 +141,6 @@ def _require_lm_eval() -> None:
 
     if importlib.util.find_spec("lm_eval") is None:
         raise ConfigError("--tasks needs EleutherAI's lm-eval, which is not installed: pip install lm-eval")
-
-
-def _checked(device: str) -> str:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"the device {device!r} is not to be had here: {reason}") from error
-    return device
 
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:

@@ -14,14 +14,14 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from xlab import checkpoints, inference
+from xlab import checkpoints
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import ConfigError, DataError, GenerationError, XLabError
 from xlab.evaluation.windows import Window, scores, sliding
+from xlab.inference import Engine, Handle, Request
 from xlab.transformer.decoder import Decoder
 
 _NEW_TOKENS = 256  # lm-eval's own default where a task says nothing
-_TOKENS_AT_ONCE = 32
 
 
 @register_model("xlab")
@@ -114,11 +114,16 @@ class XLabLM(TemplateLM):  # type: ignore[misc]  # lm-eval may be absent, so myp
         return answers
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        answers = []
-        for request in tqdm(requests, desc="Writing", disable=disable_tqdm or None):
-            context, how = request.args
-            answers.append(self._write(context, how))
-            self.cache_hook.add_partial("generate_until", request.args, answers[-1])
+        asked = [self._request(*request.args) for request in requests]
+        engine = Engine(self.decoder, self.vocabulary, max_rows=self.batch_size)
+        handles = [engine.submit(request) for request in asked]
+        with tqdm(total=len(handles), desc="Writing", disable=disable_tqdm or None) as bar:
+            while not engine.is_idle:
+                engine.step()
+                bar.update(sum(handle.result is not None for handle in handles) - bar.n)
+        answers = [_text_of(handle) for handle in handles]
+        for request, answer in zip(requests, answers, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, answer)
         return answers
 
     def _windows(self, context: list[int], continuation: list[int]) -> Iterator[Window]:
@@ -142,36 +147,24 @@ class XLabLM(TemplateLM):  # type: ignore[misc]  # lm-eval may be absent, so myp
             all_hit[number] &= bool(score.hits.all())
         return list(zip(sums, all_hit, strict=True))
 
-    def _write(self, context: str, how: dict[str, Any]) -> str:
-        """Continue greedily until eos, a stop string or the length that the task allows."""
+    def _request(self, context: str, how: dict[str, Any]) -> Request:
+        """Greedy text until eos, a stop string or the length that the task allows."""
         if how.get("do_sample") or how.get("temperature"):
             raise GenerationError(
-                "XLab answers lm-eval greedily, and a task asks for samples; set its do_sample to false"
+                "XLab answers lm-eval greedily, and a task asks for draws; set its do_sample to false"
             )
         until = how.get("until") or []
-        stops = [until] if isinstance(until, str) else list(until)
-        n_new = int(how.get("max_gen_toks", how.get("max_tokens", _NEW_TOKENS)))
-        room = max(1, self.max_length - n_new)
-        ids = torch.tensor([self.prefix_token_id, *self.tok_encode(context)][-room:], device=self._device)
-        new: list[int] = []
-        while len(new) < n_new:
-            at_once = min(_TOKENS_AT_ONCE, n_new - len(new))
-            more = inference.greedy_search(
-                self.decoder,
-                torch.cat([ids, ids.new_tensor(new)]),
-                at_once,
-                self.max_length,
-                eos_class=self.eot_token_id,
-                exclude_classes=[self.prefix_token_id, self.vocabulary.pad_id],
-            ).tolist()
-            new += more
-            text = self.vocabulary.decode(new)
-            found = [text.find(stop) for stop in stops if stop and stop in text]
-            if found:
-                return text[: min(found)]
-            if len(more) < at_once:
-                break
-        return self.vocabulary.decode(new)
+        n_new = int(how.get("max_gen_toks", _NEW_TOKENS))
+        prompt = [self.prefix_token_id, *self.tok_encode(context)]
+        return Request(
+            prompt[-max(1, self.max_length - n_new) :],
+            max_new_tokens=n_new,
+            temperature=0.0,
+            stop=[stop for stop in ([until] if isinstance(until, str) else until) if stop],
+            eos_ids=[self.eot_token_id],
+            banned_ids=[self.prefix_token_id, self.vocabulary.pad_id],
+            rolling=True,
+        )
 
 
 def run_tasks(
@@ -216,6 +209,13 @@ def run_tasks(
     except Exception as error:  # a task is other people's code, YAML and data: anything may come out of it
         raise DataError(f"lm-eval could not run {', '.join(tasks)}: {type(error).__name__}: {error}") from error
     return {task: _metrics(figures) for task, figures in answers["results"].items()}
+
+
+def _text_of(handle: Handle) -> str:
+    assert handle.result is not None
+    if handle.result.error is not None:
+        raise handle.result.error
+    return handle.result.best.text
 
 
 def _metrics(figures: dict[str, Any]) -> dict[str, Any]:

@@ -214,17 +214,21 @@ class Beams:
 
     def _candidates(self, logits: Tensor, against: Tensor | None) -> tuple[list[float], list[int], list[int]]:
         """The likeliest texts that are one token longer: log-probability, running text and token, best first."""
-        log_p = self.vocabulary.restrict(widest(logits).log_softmax(dim=-1))
-        total = log_p + torch.tensor(self.sums, dtype=log_p.dtype, device=log_p.device).unsqueeze(-1)  # (B, V)
-        # one NaN makes its whole row NaN: +inf brings it to the top, where the check below finds it
-        total = total.flatten().nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)  # (B·V,)
-        worth = total if against is None else total - against.to(total).repeat(len(self.sums))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        normaliser = _logsumexp(logits)  # (B,)
+        # one NaN makes its whole row's normaliser NaN: +inf brings it to the top, where the check below finds it
+        logits = _without_nan(self.vocabulary.restrict(logits))
         # at most one text of each beam ends, so twice the width leaves enough that go on
-        count = min(self.width if self.vocabulary.eos_class is None else 2 * self.width, total.numel())
-        chosen = is_top_k(worth, count).nonzero_static(size=count).squeeze(-1)  # (C,)
-        chosen = chosen[worth[chosen].sort(descending=True, stable=True).indices]
-        ordered = total[chosen]
-        parent, token = chosen // log_p.size(-1), chosen % log_p.size(-1)
+        count = self.width if self.vocabulary.eos_class is None else 2 * self.width
+        of_each = min(count, logits.size(-1))
+        scores = logits if against is None else widest(logits) - against.to(normaliser)
+        chosen = is_top_k(scores, of_each).nonzero_static(size=of_each * len(logits))  # (B · of_each, 2)
+        parent, token = chosen.unbind(-1)
+        sums_so_far = torch.tensor(self.sums, dtype=normaliser.dtype, device=logits.device)
+        total = _without_nan(widest(logits[parent, token]) + (sums_so_far - normaliser)[parent])
+        worth = total if against is None else total - against.to(total)[token]
+        order = worth.sort(descending=True, stable=True).indices[:count]
+        ordered, parent, token = total[order], parent[order], token[order]
         sums, parents, tokens = torch.stack([ordered, parent.to(ordered), token.to(ordered)]).tolist()  # one host read
         checks.best_logit(sums[0])
         possible = sum(value > -math.inf for value in sums)
@@ -294,6 +298,17 @@ class DiverseBeams:
             start = stop
         self.is_first = False
         return step
+
+
+def _logsumexp(logits: Tensor) -> Tensor:
+    """The logarithm of the sum of exponentials of each row, (B, V) to (B,), summed without drift."""
+    largest = logits.amax(dim=-1, keepdim=True)
+    total = (logits - largest).exp().sum(dim=-1, dtype=widest(largest).dtype)
+    return total.log() + widest(largest).squeeze(-1)
+
+
+def _without_nan(values: Tensor) -> Tensor:
+    return values.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _vocab_size(model: Model) -> int | None:

@@ -50,9 +50,10 @@ class Drawable(Protocol):
 
 def draw(logits: Tensor, texts: Sequence[Drawable]) -> list[Choice]:
     """Draw a token for each text from its row of ``logits`` (R, V)."""
-    # a half-precision model's logits are whole in float32; its probabilities would not be
-    plain = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    shaped = plain
+    plain = shaped = logits
+    if any(text.filters or text.shapes or text.n_logprobs is not None for text in texts):
+        # a half-precision model's logits are whole in float32; its probabilities would not be
+        plain = shaped = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if any(text.shapes for text in texts):
         rows = zip(plain, texts, strict=True)
         shaped = torch.stack([text.shape(row) if text.shapes else row for row, text in rows])

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from xlab.errors import GenerationError
 from xlab.inference import checks
+from xlab.inference.answers import PromptScorer, drawn, pieces_of, searched
 from xlab.inference.beam_search import Beams, DiverseBeams, beams_for
-from xlab.inference.drawing import Choice
 from xlab.inference.fixed_step import FixedStep
-from xlab.inference.requests import Completion, Piece, Request, Result, Timings, TokenLogprob
+from xlab.inference.requests import Piece, Request, Result, Timings, TokenLogprob
 from xlab.inference.rows import Model, PlainRows, device_of, longest_context
 from xlab.inference.sampling import Sampler, Text
-from xlab.inference.scheduler import Job, Scheduler
+from xlab.inference.scheduler import Job, Scheduler, decoder_of
 from xlab.inference.shaping import Constrained
 from xlab.inference.slots import Slots
 from xlab.inference.vocabulary import Vocabulary
@@ -56,8 +55,8 @@ class Engine:
     ``cancel`` from any other.
 
     Args:
-        model: XLab's decoder; or anything that maps (B, T) ids to (B, T, V) logits, which is called anew for each
-            token with all that came before, and stays as it is.
+        model: XLab's decoder, or a module that wraps one as XLabModel does; or anything that maps (B, T) ids to
+            (B, T, V) logits, which is called anew for each token with all that came before, and stays as it is.
         tokenizer: for text and stop strings; None gives tokens alone.
         max_rows: texts that can run side by side.
         max_len: the longest context, prompt included; None is the model's.
@@ -93,8 +92,9 @@ class Engine:
                 raise GenerationError(f"max_len is {max_len}, more than the model's, {longest}")
         self.max_len = longest if max_len is None else max_len
         self.cache_bytes = 0
-        if isinstance(model, Decoder):
-            self.rows: Slots | PlainRows = self._slots(model, dtype, compile, chunk)
+        decoder = decoder_of(model)
+        if decoder is not None:
+            self.rows: Slots | PlainRows = self._slots(decoder, dtype, compile, chunk)
         else:
             self.rows = PlainRows(_uncached(model), self.device, self.max_len or 0, max_rows=max_rows)
         self.scheduler = Scheduler(self.rows)
@@ -140,6 +140,8 @@ class Engine:
         """
         if request.beams is not None:
             raise GenerationError("a beam search knows its text only at its end, so it cannot be streamed")
+        if request.n_texts > request.n:
+            raise GenerationError("best_of knows its texts only at their end, so they cannot be streamed")
         return self._pieces(self.submit(request))
 
     def _pieces(self, handle: Handle) -> Generator[Piece, None, None]:
@@ -177,7 +179,7 @@ class Engine:
         handle.job = Job(prompt, strategy, window=window, n_steps=limit, n_rows=request.n_rows)
         if request.prompt_logprobs is not None:
             handle.prompt_logprobs = []
-            handle.job.on_prompt = _PromptScorer(prompt, request.prompt_logprobs, handle.prompt_logprobs)
+            handle.job.on_prompt = PromptScorer(prompt, request.prompt_logprobs, handle.prompt_logprobs)
         self._handles[handle.job] = handle
         try:
             self.scheduler.submit(handle.job)
@@ -208,7 +210,7 @@ class Engine:
             handle = self._handles[job]
             handle.first_token = handle.first_token or now
             if isinstance(job.strategy, Sampler) and not job.is_cancelled:
-                pieces += [(handle, piece) for piece in _pieces_of(job.strategy, handle.request)]
+                pieces += [(handle, piece) for piece in pieces_of(job.strategy, handle.request)]
             if job.is_done:
                 handle.result = self._result(handle, now)
                 del self._handles[job]
@@ -268,80 +270,15 @@ class Engine:
     def _result(self, handle: Handle, now: float) -> Result:
         request, strategy = handle.request, handle.job.strategy
         if isinstance(strategy, Sampler):
-            completions = _completions(strategy, request, "cancelled" if handle.job.is_cancelled else "error")
+            completions = drawn(strategy, request, "cancelled" if handle.job.is_cancelled else "error")
         else:
-            completions = self._beam_completions(strategy, request)  # type: ignore[arg-type]
+            assert isinstance(strategy, Beams | DiverseBeams)
+            completions = searched(strategy, None if self.tokenizer is None else self.tokenizer.decode)
         error = handle.job.error or (completions[0].error if completions else None)
         started = (handle.started or now) - handle.submitted
         timings = Timings(started, handle.first_token - handle.submitted, now - handle.submitted)
         scored = None if handle.prompt_logprobs is None else tuple(handle.prompt_logprobs)
         return Result(tuple(completions), len(handle.job.prompt), timings, scored, error)
-
-    def _beam_completions(self, beams: Beams | DiverseBeams, request: Request) -> list[Completion]:
-        decode = (lambda ids: "") if self.tokenizer is None else self.tokenizer.decode
-        return [
-            Completion(tuple(text.tokens), decode(text.tokens), "eos" if text.finished else "length", score=text.score)
-            for text in beams.best
-        ]
-
-
-class _PromptScorer:
-    """Collects the log-probabilities of a prompt's tokens as its logits come."""
-
-    def __init__(self, prompt: list[int], n_top: int, scored: list[TokenLogprob]) -> None:
-        self.prompt, self.n_top, self.scored = prompt, n_top, scored
-
-    def __call__(self, logits: Tensor) -> None:
-        place = len(self.scored) + 1
-        following = self.prompt[place : place + len(logits)]
-        log_p = logits[: len(following)].double().log_softmax(dim=-1)
-        own = log_p.gather(-1, torch.tensor(following, device=logits.device).unsqueeze(-1)).squeeze(-1).tolist()
-        values, ids = log_p.topk(min(self.n_top, log_p.size(-1)), dim=-1)
-        tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True)]
-        self.scored += [TokenLogprob(*numbers) for numbers in zip(following, own, tops, strict=True)]
-
-
-def _pieces_of(sampler: Sampler, request: Request) -> list[Piece]:
-    if request.n_texts > request.n:
-        return []  # which texts are the best is known at the end
-    return [
-        Piece(
-            news.index,
-            news.token,
-            news.text,
-            None if news.choice is None or request.logprobs is None else _logprob(news.choice),
-            news.finish_reason,
-        )
-        for news in sampler.news
-    ]
-
-
-def _completions(sampler: Sampler, request: Request, unfinished: str) -> list[Completion]:
-    completions = []
-    for text in sampler.texts:
-        text.finish(unfinished)
-        logprobs = tuple(_logprob(choice) for choice in text.choices)
-        wants = request.logprobs is not None
-        score = sum(token.logprob for token in logprobs) if text.n_logprobs is not None else None
-        assert text.finish_reason is not None
-        completions.append(
-            Completion(
-                tuple(text.tokens),
-                "".join(text.pieces),
-                text.finish_reason,
-                logprobs if wants else None,
-                score,
-                text.error,
-            )
-        )
-    if request.n_texts > request.n:
-        completions.sort(key=lambda text: -(text.score or 0.0) / max(len(text.tokens), 1))
-    return completions[: request.n]
-
-
-def _logprob(choice: Choice) -> TokenLogprob:
-    assert choice.logprob is not None
-    return TokenLogprob(choice.token, choice.logprob, choice.top)
 
 
 def _generator(seed: int | None, index: int, device: torch.device) -> torch.Generator:

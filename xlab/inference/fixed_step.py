@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch._dynamo.config
 from torch import Tensor
 
 from xlab.transformer.decoder import Decoder
@@ -66,6 +65,8 @@ class FixedStep:
 
         Rows that only fill up the shape write where their own next token will be stored over it.
         """
+        from torch._dynamo import config  # a second's import, which only compiling needs
+
         n_rows = 1 << (len(ids) - 1).bit_length()
         n_rows = min(n_rows, self.cache.batch_size)
         device = self.cache.keys[0].device
@@ -73,7 +74,7 @@ class FixedStep:
         held = [*lengths, *[0] * n_rows][:n_rows]
         rows = self.cache.rows(0, n_rows)
         # a limit for what recompiles without end: here it is once for each number of rows, but for every engine anew
-        with torch._dynamo.config.patch(recompile_limit=1024):
+        with config.patch(recompile_limit=1024):
             logits = self._step(
                 torch.tensor(padded, device=device).unsqueeze(-1),
                 torch.tensor(held, device=device),

@@ -75,8 +75,8 @@ class Rows(Protocol):
     def open(self, ids: Sequence[int], window: int | None) -> Row:
         """Start a row."""
 
-    def fork(self, row: Row) -> Row:
-        """Start a row that so far is the same as ``row``, which the model has been fed with."""
+    def fork(self, rows: Sequence[Row]) -> list[Row]:
+        """Start a row for each of ``rows``, so far the same as it; the model has been fed with them."""
 
     def close(self, row: Row) -> None:
         """Forget a row."""
@@ -119,10 +119,10 @@ class PlainRows:
             self.cache = self.model.make_cache(1, capacity if longest is None else min(capacity, longest))
         return row
 
-    def fork(self, row: Row) -> Row:
-        twin = Row(list(row.ids), row.window, row.held, row.place, row.has_logits)
-        self.rows.append(twin)
-        return twin
+    def fork(self, rows: Sequence[Row]) -> list[Row]:
+        twins = [Row(list(row.ids), row.window, row.held, row.place, row.has_logits) for row in rows]
+        self.rows += twins
+        return twins
 
     def close(self, row: Row) -> None:
         self.rows.remove(row)

@@ -176,10 +176,13 @@ class Scheduler:
         for i, row in enumerate(before):
             if i not in parents:
                 self.rows.close(row)
-        job.rows, claimed = [], set()
-        for parent in step.parents:
-            job.rows.append(self.rows.fork(before[parent]) if parent in claimed else before[parent])
-            claimed.add(parent)
+        # the first to go on from a row takes it over, the others get copies
+        first = [parent not in step.parents[:i] for i, parent in enumerate(step.parents)]
+        again = [before[parent] for parent, is_first in zip(step.parents, first, strict=True) if not is_first]
+        copies = iter(self.rows.fork(again) if again else [])
+        job.rows = [
+            before[parent] if is_first else next(copies) for parent, is_first in zip(step.parents, first, strict=True)
+        ]
         for row, token in zip(job.rows, step.tokens, strict=True):
             row.ids.append(token)
 

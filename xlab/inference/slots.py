@@ -59,16 +59,17 @@ class Slots:
         row = self._add(Row(list(ids), window))
         return row
 
-    def fork(self, row: Row) -> Row:
-        twin = self._add(Row(list(row.ids), row.window, row.held, has_logits=row.has_logits))
-        self._move({row.place: [twin.place]}, row.held)
-        return twin
+    def fork(self, rows: Sequence[Row]) -> list[Row]:
+        twins = [self._add(Row(list(row.ids), row.window, row.held, has_logits=row.has_logits)) for row in rows]
+        moves = [(row.place, twin.place) for row, twin in zip(rows, twins, strict=True)]
+        self._move(moves, max(row.held for row in rows))
+        return twins
 
     def close(self, row: Row) -> None:
         last = self.rows.pop()
         del self._age[row]
         if last is not row:
-            self._move({last.place: [row.place]}, last.held)
+            self._move([(last.place, row.place)], last.held)
             last.place = row.place
             self.rows[row.place] = last
 
@@ -117,9 +118,8 @@ class Slots:
 
         order = sorted(self.rows, key=rank)
         if order != self.rows:
-            moves = {row.place: [place] for place, row in enumerate(order) if row.held and row.place != place}
-            if moves:
-                self._move(moves, max(row.held for row in order))
+            moves = [(row.place, place) for place, row in enumerate(order) if row.held and row.place != place]
+            self._move(moves, max(row.held for row in order))
             self.rows = order
             for place, row in enumerate(order):
                 row.place = place
@@ -198,10 +198,9 @@ class Slots:
         view.hold(lengths)
         return view
 
-    def _move(self, moves: dict[int, list[int]], length: int) -> None:
-        pairs = [(source, target) for source, targets in moves.items() for target in targets]
-        if length and pairs:
-            sources, targets = (torch.tensor(places, device=self.device) for places in zip(*pairs, strict=True))
+    def _move(self, moves: Sequence[tuple[int, int]], length: int) -> None:
+        if length and moves:
+            sources, targets = (torch.tensor(places, device=self.device) for places in zip(*moves, strict=True))
             self.cache.copy_rows(sources, targets, length)
 
     def _check(self, row: Row) -> None:

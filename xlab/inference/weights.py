@@ -58,6 +58,7 @@ def prepare(decoder: Decoder, precision: Precision = "keep", *, pack: bool = Tru
     make: type[Int8Linear | PackedLinear | PlainLinear] = Int8Linear if precision == "int8" else PlainLinear
     if pack and make is PlainLinear and _can_pack(weight.device, dtype):
         make = PackedLinear
+    # a tied table that is packed is held a second time, for looking up: oneDNN's order cannot be indexed
     project = make(twin.unembedding.detach(), None, dtype)
     if precision != "int8":
         twin.embedding = _Embedding(weight.to(dtype))  # type: ignore[assignment]

@@ -82,13 +82,18 @@ class KVCache:
         if batch_size < 1 or capacity < 1:
             raise ConfigError(f"a KV cache needs at least one row and one place, got {batch_size} × {capacity}")
 
-        def allocate(heads: int, head_dim: int) -> Tensor:
+        def allocate(n_layers: int, heads: int, head_dim: int) -> Tensor:
             # zeros: a place that is masked may be one that was never written, and 0 × NaN is NaN
-            return torch.zeros(batch_size, heads, capacity, head_dim, device=device, dtype=dtype)
+            return torch.zeros(n_layers, batch_size, heads, capacity, head_dim, device=device, dtype=dtype)
 
         self.capacity = capacity
-        self.keys = [allocate(*shape) for shape in shapes]
-        self.values = [allocate(*shape) for shape in shapes]
+        # layers of one shape are one tensor, so that rows are copied in one operation
+        n_layers = {shape: 2 * shapes.count(shape) for shape in dict.fromkeys(shapes)}
+        self._blocks = [allocate(n, *shape) for shape, n in n_layers.items()]
+        layers = {shape: iter(block) for shape, block in zip(n_layers, self._blocks, strict=True)}
+        # detached: to autograd, which is no use here but may be on, each layer is a tensor of its own
+        self.keys = [next(layers[shape]).detach() for shape in shapes]
+        self.values = [next(layers[shape]).detach() for shape in shapes]
         self._lengths = [0] * batch_size
 
     @property
@@ -154,12 +159,13 @@ class KVCache:
             rows: (B',), int64; as many as before are copied in place, another number gets memory of its own.
         """
         used = self.longest
-        for held in (self.keys, self.values):
-            for layer, old in enumerate(held):
-                chosen = old[:, :, :used].index_select(0, rows)  # a copy: rows may swap
-                if len(rows) != self.batch_size:
-                    held[layer] = old.new_zeros(len(rows), *old.shape[1:])
-                held[layer][:, :, :used] = chosen
+        chosen = [block[:, :, :, :used].index_select(1, rows) for block in self._blocks]  # copies: rows may swap
+        if len(rows) != self.batch_size:
+            shapes = [(layer.size(1), layer.size(3)) for layer in self.keys]
+            other = KVCache(len(rows), self.capacity, shapes, device=rows.device, dtype=self.keys[0].dtype)
+            self.keys, self.values, self._blocks = other.keys, other.values, other._blocks
+        for block, held in zip(self._blocks, chosen, strict=True):
+            block[:, :, :, :used] = held
         # rows of equal length stay so, whichever they are: no need to wait for the device to say
         self._lengths = [used] * len(rows) if self.is_uniform else [self._lengths[row] for row in rows.tolist()]
 
@@ -168,6 +174,7 @@ class KVCache:
         view = copy.copy(self)
         view.keys = [layer[start:stop] for layer in self.keys]
         view.values = [layer[start:stop] for layer in self.values]
+        view._blocks = [block[:, start:stop] for block in self._blocks]
         view._lengths = self._lengths[start:stop]
         return view
 
@@ -177,8 +184,8 @@ class KVCache:
 
     def copy_rows(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Give each row ``targets[i]`` the first ``length`` tokens of row ``sources[i]``, as they were before."""
-        for layer in (*self.keys, *self.values):
-            layer[targets, :, :length] = layer[sources, :, :length]
+        for block in self._blocks:
+            block[:, targets, :, :length] = block[:, sources, :, :length]
 
 
 class _UniformPlacement(Placement):
