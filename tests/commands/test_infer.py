@@ -100,6 +100,31 @@ class TestInfer:
         together = written(RUN, "-f", file, "-g", "-l", 5)
         assert together == written(RUN, "Document", "-g", "-l", 5) + written(RUN, "the module", "-g", "-l", 5)
 
+    def test_a_prompt_that_is_too_long_leaves_the_others_alone(self, tmp_path: Path) -> None:
+        file = tmp_path / "prompts.txt"
+        file.write_text("Document " * 500 + "\nDocument\n")
+        result = infer(RUN, "-f", file, "-g", "-l", 5)
+        assert result.stdout == written(RUN, "Document", "-g", "-l", 5)
+        assert "shorten it" in result.stderr
+        assert result.stderr.endswith("1 of 2 prompts could not be continued\n")
+        assert result.exit_code == 2
+
+    def test_nothing_is_printed_of_a_text_that_is_refused(self) -> None:
+        assert infer(RUN, "Document", "--stop", "").stdout == ""
+
+    def test_an_interrupted_text_ends_its_line(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_: object) -> object:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("xlab.inference.Engine.step", interrupted)
+        result = infer(RUN, "Document")
+        assert (result.exit_code, result.stdout) == (130, "Document\n")
+
+    def test_a_chat_that_is_not_utf8(self) -> None:
+        result = CliRunner().invoke(main, [RUN, "--chat", "-l", "5"], input=b"a\xff\n")
+        assert result.exit_code == 2
+        assert "not UTF-8" in result.stderr
+
     def test_prompts_come_from_standard_input_too(self) -> None:
         result = CliRunner().invoke(main, [RUN, "-f", "-", "-g", "-l", "5"], input="Document\n")
         assert result.stdout == written(RUN, "Document", "-g", "-l", 5)

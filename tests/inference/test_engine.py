@@ -57,7 +57,17 @@ def test_greedy_is_recomputation_at_the_windows_edges_and_side_by_side(parts: tu
     without = engine.generate([greedy(prompt, truncate=True) for prompt in prompts])
     for prompt, result in zip(prompts, without, strict=True):
         assert result.finish_reason == "length"
-        assert list(result.tokens) == recomputed(own, prompt[-6:], 6 - len(prompt[-6:]) + 1)
+        kept = prompt if len(prompt) <= 6 else prompt[-3:]  # half of the context, since more was asked than fits
+        assert list(result.tokens) == recomputed(own, kept, 6 - len(kept) + 1)
+
+
+def test_a_truncated_prompt_leaves_room_for_what_is_asked() -> None:
+    engine = Engine(make_decoder(max_len=12))
+    prompt = [token % 17 for token in range(40)]
+    for limit, kept in ((1, 12), (4, 9), (7, 6), (30, 6)):
+        result = engine.generate([greedy(prompt, max_new_tokens=limit, truncate=True)])[0]
+        assert result.prompt_tokens == kept
+        assert len(result.tokens) == min(limit, 12 - kept + 1)
 
 
 prompts = st.lists(st.integers(0, 16), min_size=1, max_size=12)
@@ -155,9 +165,44 @@ def test_a_long_prompt_does_not_keep_the_others_waiting() -> None:
 def test_best_of_ranks_by_the_mean_log_probability() -> None:
     (all_five,) = Engine(decoder).generate([Request([1], n=5, max_new_tokens=6, seed=1, logprobs=0, eos_ids=[3])])
     (best,) = Engine(decoder).generate([Request([1], n=2, best_of=5, max_new_tokens=6, seed=1, eos_ids=[3])])
-    means = {c.tokens: sum(t.logprob for t in c.logprobs or ()) / max(len(c.tokens), 1) for c in all_five.completions}
+    # the score holds EOS, the tokens do not
+    means = {c.tokens: (c.score or 0.0) / (len(c.tokens) + (c.finish_reason == "eos")) for c in all_five.completions}
     ranked = sorted(means, key=lambda tokens: -means[tokens])
     assert [completion.tokens for completion in best.completions] == ranked[:2]
+
+
+def test_best_of_counts_the_end_of_a_text() -> None:
+    def even(ids: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(*ids.shape, 4).index_fill(-1, torch.tensor([0]), -1.0)  # an end is the least likely
+
+    requests = [Request([1], max_new_tokens=2, eos_ids=[0], best_of=16, seed=seed) for seed in range(4)]
+    for result in Engine(even, max_rows=16).generate(requests):
+        assert len(result.tokens) == 2
+
+
+def test_prompts_side_by_side_are_scored_each_by_itself() -> None:
+    table = torch.randn(7, 7, generator=torch.Generator().manual_seed(0))
+    requests = [greedy(ids, max_new_tokens=1, prompt_logprobs=1) for ids in ([1, 2, 3], [4, 5, 6, 2, 1], [3, 3, 1])]
+    engine = Engine(lambda ids: table[ids])
+    together = engine.generate(requests)
+    assert [result.prompt_logprobs for result in together] == [
+        engine.generate([request])[0].prompt_logprobs for request in requests
+    ]
+
+
+def test_a_request_with_a_constraint_can_be_asked_again() -> None:
+    request = Request([1], seed=0, constraint=UpTo(8))
+    first, second = Engine(decoder).generate([request, request])
+    (third,) = Engine(decoder).generate([request])
+    assert first.tokens == second.tokens == third.tokens
+
+
+def test_an_id_outside_a_vocabulary_of_unknown_size_fails_its_own_request() -> None:
+    engine = Engine(lambda ids: torch.zeros(*ids.shape, 4))
+    wrong = [greedy([1], banned_ids=[4]), greedy([1], logit_bias={-1: 1.0}), greedy([1], eos_ids=[9], min_new_tokens=1)]
+    *refused, fine = engine.generate([*wrong, greedy([1], max_new_tokens=2)])
+    assert all("outside the model's vocabulary of 4" in str(result.error) for result in refused)
+    assert len(fine.tokens) == 2
 
 
 def test_logprobs_are_those_of_a_forward_pass() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import click
 
-from xlab.errors import GenerationError
+from xlab.errors import DataError, GenerationError
 from xlab.inference import Engine, Request
 
 HELP = """\
@@ -33,6 +33,8 @@ def chat(engine: Engine, request_of: Callable[[str], Request]) -> None:
         except (EOFError, KeyboardInterrupt):
             click.echo()
             return
+        except UnicodeDecodeError as error:
+            raise DataError("what you wrote is not UTF-8; check your terminal's encoding") from error
         if line == "/quit":
             return
         if line == "/help":

@@ -11,6 +11,7 @@ from xlab.errors import XLabError
 DEBUG_OPTION = "--debug"
 INTERRUPTED = 130  # what a shell reports of a program that SIGINT ended
 TERMINATED = 143  # … and SIGTERM
+PIPE_CLOSED = 141  # … and SIGPIPE
 
 
 @contextmanager

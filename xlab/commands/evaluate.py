@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -107,7 +108,7 @@ def _on_texts(
 ) -> "Figures":
     from xlab.evaluation import evaluate
 
-    lines = [file for file in files if ".jsonl" in file]
+    lines = [file for file in files if ".jsonl" in Path(file).name]
     try:
         sources = _sources([file for file in files if file not in lines], lines, column)
         return evaluate(decoder, tokenizer, _with_progress(sources), stride=stride, batch_size=batch_size)

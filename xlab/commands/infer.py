@@ -1,10 +1,12 @@
 """./infer.py: text from a checkpoint."""
 
+import os
+import sys
 from typing import Any
 
 import click
 
-from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.console import DEBUG_OPTION, PIPE_CLOSED, one_line_errors
 
 TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 
@@ -59,7 +61,11 @@ def main(checkpoint: str, debug: bool, **options: Any) -> None:
         refuse_contradictions(options)
         from xlab.commands.writing import write  # torch, which --help does not need
 
-        write(checkpoint, options)
+        try:
+            write(checkpoint, options)
+        except BrokenPipeError:  # its reader, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            sys.exit(PIPE_CLOSED)
 
 
 def refuse_contradictions(options: dict[str, Any]) -> None:
@@ -97,6 +103,8 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     for name in ("prompts", "as_json", "beam_search"):
         if options["chat"] and options[name]:
             raise GenerationError(f"--chat writes turn by turn, so {_option(name)} has no meaning with it")
+    if options["chat"] and options["prompt"] is not None:
+        raise GenerationError("--chat asks for what you write; leave the prompt out")
     if options["chat"] and options["runs"] > 1:
         raise GenerationError("--chat writes one text; leave -n out")
 

@@ -15,8 +15,9 @@ from xlab.commands.chat import chat
 from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError, GenerationError
-from xlab.inference import BeamSettings, Engine, Request, Result, TokenLogprob
+from xlab.inference import BeamSettings, Engine, Handle, Request, Result, TokenLogprob
 from xlab.inference.constraints import JsonSchemaConstraint, RegexConstraint
+from xlab.inference.requests import Timings
 from xlab.inference.shaping import Constraint
 
 Options = dict[str, Any]
@@ -50,7 +51,9 @@ def write(checkpoint: str, options: Options) -> None:
     elif len(requests) == 1 and rows == 1 and not options["as_json"] and not options["beam_search"]:
         stream(engine, prompts[0], requests[0])
     else:
+        n_failed = 0
         for prompt, request, result in answered(engine, prompts, requests):
+            n_failed += result.error is not None
             if result.error is not None and len(requests) == 1:
                 raise result.error
             if options["as_json"]:
@@ -60,14 +63,20 @@ def write(checkpoint: str, options: Options) -> None:
             else:
                 for completion in result.completions:
                     click.echo(prompt + completion.text)
+        if n_failed:
+            raise GenerationError(f"{n_failed} of {len(requests)} prompts could not be continued")
 
 
 def stream(engine: Engine, prompt: str, request: Request) -> None:
     """Print a text as its tokens come: whole characters only, so a terminal never shows half of one."""
+    pieces = engine.stream(request)  # refuses what it cannot answer before anything is printed
     click.echo(prompt, nl=False)
-    for piece in engine.stream(request):
-        click.echo(piece.text, nl=False)
-        sys.stdout.flush()
+    try:
+        for piece in pieces:
+            click.echo(piece.text, nl=False)
+    except (KeyboardInterrupt, GenerationError):
+        click.echo()  # what is said of it stands on a line of its own
+        raise
     click.echo()
 
 
@@ -75,13 +84,23 @@ def answered(
     engine: Engine, prompts: Sequence[str], requests: Sequence[Request]
 ) -> Iterator[tuple[str, Request, Result]]:
     """Answer many requests side by side, in their order, with a progress bar on a terminal."""
-    handles = [engine.submit(request) for request in requests]
+    handles = [_submitted(engine, request) for request in requests]
     tokens = sum(request.max_new_tokens * request.n_texts for request in requests)
     with tqdm(total=tokens, desc="Writing", unit="token", leave=False, disable=None) as bar:
         for prompt, request, handle in zip(prompts, requests, handles, strict=True):
+            if isinstance(handle, GenerationError):  # of this prompt alone, such as one too long
+                yield prompt, request, Result((), len(request.prompt), Timings(0.0, 0.0, 0.0), error=handle)
+                continue
             while handle.result is None:
                 bar.update(len(engine.step()))
             yield prompt, request, handle.result
+
+
+def _submitted(engine: Engine, request: Request) -> Handle | GenerationError:
+    try:
+        return engine.submit(request)
+    except GenerationError as error:
+        return error
 
 
 def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:

@@ -3,6 +3,7 @@
 Letters: B windows, T positions, D width, V vocabulary, N scored tokens.
 """
 
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple, TypeVar
@@ -75,7 +76,7 @@ def scores(
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, got {batch_size}")
     remaining = iter(windows)
-    while some := list(islice(remaining, _BATCHES_AT_ONCE * batch_size)):
+    while some := list(islice(remaining, min(_BATCHES_AT_ONCE * batch_size, sys.maxsize))):
         some.sort(key=lambda item: len(item[1].tokens))  # rows of about equal length need little padding
         for start in range(0, len(some), batch_size):
             keys, batch = zip(*some[start : start + batch_size], strict=True)

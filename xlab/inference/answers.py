@@ -1,5 +1,6 @@
 """Put what strategies found into a request's answer."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,12 +47,16 @@ def pieces_of(sampler: Sampler, request: Request) -> list[Piece]:
 
 def drawn(sampler: Sampler, request: Request, unfinished: str) -> list[Completion]:
     """A request's texts as they are; those that did not end by themselves end as ``unfinished``."""
-    completions = []
+    completions, means = [], []
     for text in sampler.texts:
         text.finish(unfinished)
         logprobs = tuple(_logprob(choice) for choice in text.choices)
         wants = request.logprobs is not None
-        score = sum(token.logprob for token in logprobs) if text.n_logprobs is not None else None
+        own = [token.logprob for token in logprobs]
+        if text.end is not None and text.end.logprob is not None:
+            own.append(text.end.logprob)  # a text that ends at once would otherwise beat every other
+        score = sum(own) if text.n_logprobs is not None else None
+        means.append(sum(own) / len(own) if own else -math.inf)
         assert text.finish_reason is not None
         completions.append(
             Completion(
@@ -64,7 +69,8 @@ def drawn(sampler: Sampler, request: Request, unfinished: str) -> list[Completio
             )
         )
     if request.n_texts > request.n:
-        completions.sort(key=lambda text: -(text.score or 0.0) / max(len(text.tokens), 1))
+        order = sorted(range(len(means)), key=lambda i: -means[i])
+        completions = [completions[i] for i in order]
     return completions[: request.n]
 
 

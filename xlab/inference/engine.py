@@ -226,9 +226,10 @@ class Engine:
                 f"the prompt has {len(prompt)} tokens, the context {self.max_len}; shorten it, or set truncate=True to "
                 "keep its last tokens"
             )
-        prompt = prompt[-self.max_len :]
         if request.rolling:
-            return prompt, self.max_len, limit
+            return prompt[-self.max_len :], self.max_len, limit
+        if len(prompt) > self.max_len:  # leave the new tokens room, up to half of the context
+            prompt = prompt[-max(self.max_len - limit + 1, (self.max_len + 1) // 2) :]
         return prompt, None, min(limit, self.max_len - len(prompt) + 1)  # the last token is never fed back
 
     def _strategy(self, request: Request, prompt: list[int], limit: int) -> Sampler | Beams | DiverseBeams:
@@ -246,7 +247,7 @@ class Engine:
         return Sampler([self._text(request, prompt, limit, index) for index in range(request.n_texts)])
 
     def _text(self, request: Request, prompt: list[int], limit: int, index: int) -> Text:
-        constraint = request.constraint if index == 0 else copy.deepcopy(request.constraint)
+        constraint = copy.deepcopy(request.constraint)  # the request may be asked again
         shapers = request.shapers()
         if constraint is not None:
             shapers.append(Constrained(constraint))

@@ -69,7 +69,8 @@ class Request:
         seed: makes the draws repeatable, whatever runs beside them; None draws a new one.
         logprobs: how many of the likeliest tokens to report at each place, beside the chosen one; None reports nothing.
         prompt_logprobs: the same for the prompt.
-        truncate: keep the last tokens of a prompt that is longer than the context; otherwise it is refused.
+        truncate: of a prompt that is longer than the context, keep the last tokens: as many as leave room for
+            ``max_new_tokens``, and at least half of the context; otherwise it is refused.
         rolling: go on past the context's end: the model sees the last tokens, computed anew at every step.
         constraint: knows which tokens may come next; copied for each text.
         beams: beam search instead of drawing.
@@ -241,7 +242,7 @@ class Completion:
         text: what the tokens say, cut before a stop string; empty without a tokenizer.
         finish_reason: "eos", "stop", "length", "cancelled" or "error".
         logprobs: one for each token, if the request wants them.
-        score: of a beam; of a drawn text its log-probability, if the request wants log-probabilities or ``best_of``.
+        score: of a beam; of a drawn text its log-probability, EOS included, if the request wants it or ``best_of``.
         error: what ended it, where something went wrong.
     """
 

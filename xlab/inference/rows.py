@@ -143,7 +143,7 @@ class PlainRows:
         by_length: dict[int, list[int]] = {}
         for i, row in enumerate(self.rows):
             by_length.setdefault(len(row.context), []).append(i)
-        parts = [self._last_logits([self.rows[i].context for i in chosen]) for chosen in by_length.values()]
+        parts = [self._last_logits([self.rows[i] for i in chosen]) for chosen in by_length.values()]
         if len(parts) == 1:
             return parts[0]
         order = torch.tensor([i for chosen in by_length.values() for i in chosen], device=parts[0].device)
@@ -153,7 +153,7 @@ class PlainRows:
         places = [row.place for row in self.rows]
         if places != list(range(len(places))) or len(places) != self.n_places:
             cache.reorder(torch.tensor(places, device=self.device))
-        logits = self._last_logits([row.context[row.held :] for row in self.rows], cache)
+        logits = self._last_logits(self.rows, cache)
         self.n_places = len(self.rows)
         for place, row in enumerate(self.rows):
             row.place, row.held = place, len(row.context)
@@ -161,9 +161,10 @@ class PlainRows:
 
     n_places: int = 1
 
-    def _last_logits(self, ids: list[list[int]], *cache: Cache) -> Tensor:
+    def _last_logits(self, rows: list[Row], *cache: Cache) -> Tensor:
+        ids = [row.context[row.held :] if cache else row.context for row in rows]
         logits = check_logits(self.model(torch.tensor(ids, device=self.device), *cache), n_rows=len(ids))
-        for row, prompt in zip(self.rows, logits, strict=False):
+        for row, prompt in zip(rows, logits, strict=True):
             if not row.has_logits and row.on_prompt is not None:
                 row.on_prompt(prompt)
         return logits[:, -1]

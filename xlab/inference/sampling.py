@@ -192,6 +192,7 @@ class Text:
         self.shapers, self.constraint, self.n_logprobs = tuple(shapers), constraint, n_logprobs
         self.tokens: list[int] = []
         self.choices: list[Choice] = []
+        self.end: Choice | None = None  # EOS, as it was drawn
         self.pieces: list[str] = []
         self.finish_reason: str | None = None
         self.error: GenerationError | None = None
@@ -230,6 +231,7 @@ class Text:
     def _grow(self, choice: Choice, index: int) -> News:
         token = choice.token
         if token in self.eos_ids:
+            self.end = choice
             return News(index, None, self._end("eos"), None, "eos")
         self.tokens.append(token)
         if self.n_logprobs is not None:

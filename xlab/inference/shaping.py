@@ -115,6 +115,8 @@ class LongEnough:
 
     def __call__(self, logits: Tensor, text: History) -> Tensor:
         if len(text.tokens) < self.n:
+            for token in self.eos_ids:
+                checks.token("eos_ids contains token id", token, logits.size(-1))
             logits[list(self.eos_ids)] = -torch.inf
         return logits
 
@@ -128,6 +130,8 @@ class Bias:
 
     def __call__(self, logits: Tensor, text: History) -> Tensor:
         if self._table is None:
+            for token in self.by_token:  # a model that does not tell its vocabulary's size is asked here first
+                checks.token("banned_ids or logit_bias contains token id", token, logits.size(-1))
             table = torch.zeros(logits.size(-1), dtype=logits.dtype)
             table[list(self.by_token)] = torch.tensor(list(self.by_token.values()), dtype=logits.dtype)
             self._table = table.to(logits.device)
