@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.layout import as_columns, as_markdown_table
+
 Report = dict[str, Any]
 Match = dict[str, Any]
 Entries = Mapping[str, dict[str, Any]]
@@ -35,16 +37,7 @@ def as_text(report: Report) -> str:
     """Tables for a terminal."""
     parts = [setting(report)]
     for match in report["matches"]:
-        table = [HEADINGS, *rows(match)]
-        widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 0 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in table
-        ]
-        parts += [title(match), "\n".join(lines), "\n".join(_remarks(report, match))]
+        parts += [title(match), as_columns(HEADINGS, rows(match)), "\n".join(_remarks(report, match))]
     return "\n\n".join(filter(None, parts))
 
 
@@ -52,8 +45,7 @@ def as_markdown(report: Report) -> str:
     """The same for ``docs/benchmarks.md``."""
     parts = [setting(report)]
     for match in report["matches"]:
-        table = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *rows(match)]
-        parts += [f"### {title(match)}", "\n".join("| " + " | ".join(row) + " |" for row in table)]
+        parts += [f"### {title(match)}", as_markdown_table(HEADINGS, rows(match))]
         parts += _remarks(report, match)
     return "\n\n".join(parts)
 

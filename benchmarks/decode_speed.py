@@ -16,7 +16,8 @@ from typing import Any
 
 from benchmarks.decode_report import LIMITS, NOT_MEASURED, Match, Report, as_markdown, as_text, figures
 from benchmarks.decode_shape import SHAPES, TINY, WORKS, Shape, Work
-from benchmarks.machine import describe_commit, describe_machine, threads_available, today
+from benchmarks.machine import describe_commit, describe_machine, today
+from benchmarks.options import add_run_options, progress
 from benchmarks.turns import Answer, Player, PlayerError, take_turns
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     shapes = {"tiny": TINY} if args.quick else {name: SHAPES[name] for name in args.shapes}
     for shape_name, shape in shapes.items():
         for work_name in args.works:
-            _progress(f"{shape_name}, {work_name}")
+            progress(f"{shape_name}, {work_name}")
             try:
                 match, versions = play(
                     [name for name in names if can(name, WORKS[work_name])],
@@ -111,7 +112,7 @@ def play(
         introductions: dict[str, Answer] = {}
         entries: dict[str, dict[str, Any]] = {}
         for name in names:
-            _progress(f"{name}: building and warming up")
+            progress(f"{name}: building and warming up")
             started = _start(name, shape=shape, work=work, threads=threads, peers_python=peers_python)
             if isinstance(started, dict):
                 entries[name] = started
@@ -121,7 +122,7 @@ def play(
         seconds: dict[str, list[float]] = {name: [] for name in players}
         for number, name, answer in take_turns(players, rounds):
             seconds[name].append(answer["seconds"])
-            _progress(f"round {number + 1}/{rounds}, {name}: {answer['seconds']:.3f} s")
+            progress(f"round {number + 1}/{rounds}, {name}: {answer['seconds']:.3f} s")
     for name, introduction in introductions.items():
         entries[name] = {**introduction, **figures(seconds[name], tokens=work.batch_size * shape.new_tokens)}
     versions = [f"{name} {number}" for intro in introductions.values() for name, number in intro["versions"].items()]
@@ -156,7 +157,7 @@ def _start(
 def _write(report: Report, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    _progress(f"written to {path}")
+    progress(f"written to {path}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,24 +170,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", choices=only, metavar="NAME", help=f"of {', '.join(only)}")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="(all)")
     parser.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), help="(all)")
-    parser.add_argument("--rounds", type=_positive, help="turns of each contender (5; 2 with --quick)")
-    parser.add_argument("--threads", type=_positive, default=threads_available(), help="of each (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures and every round there")
-    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the tables of such a file; run nothing")
-    parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")
-    parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, metavar="PATH", help="their interpreter")
+    add_run_options(parser, rounds=5, peers_python=PEERS_PYTHON)
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.layout import as_columns, as_markdown_table
+
 Report = dict[str, Any]
 
 HEADINGS = ("contender", "tokens/s", "lowest – highest", "xlab-eager ÷ it", "xlab-compiled ÷ it", "share of peak")
@@ -40,23 +42,14 @@ def rows(report: Report) -> list[tuple[str, ...]]:
 
 def as_text(report: Report) -> str:
     """The table for a terminal, with what was compared above it and what it says below."""
-    table = [HEADINGS, *rows(report)]
-    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    return "\n".join([setting(report), "", *lines, "", *conclusions(report), *doubts(report)])
+    table = as_columns(HEADINGS, rows(report))
+    return "\n".join([setting(report), "", table, "", *conclusions(report), *doubts(report)])
 
 
 def as_markdown(report: Report) -> str:
     """The same for ``docs/benchmarks.md``."""
-    table = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1)), *rows(report)]
-    lines = ["| " + " | ".join(row) + " |" for row in table]
-    return "\n\n".join([setting(report), "\n".join(lines), *conclusions(report), *doubts(report)])
+    table = as_markdown_table(HEADINGS, rows(report))
+    return "\n\n".join([setting(report), table, *conclusions(report), *doubts(report)])
 
 
 def setting(report: Report) -> str:

@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.machine import describe_commit, describe_machine, threads_available, today
+from benchmarks.machine import describe_commit, describe_machine, today
+from benchmarks.options import add_run_options, progress
 from benchmarks.train_report import NOT_MEASURED, Report, as_markdown, as_text, figures
 from benchmarks.train_shape import TINY, Shape
 from benchmarks.turns import Answer, Player, PlayerError, take_turns
@@ -79,7 +80,7 @@ def run(
         introductions: dict[str, Answer] = {}
         entries: dict[str, dict[str, Any]] = {}
         for name in [LIMIT, *names]:
-            _progress(f"{name}: building and warming up")
+            progress(f"{name}: building and warming up")
             started = _start(name, shape=shape, steps=steps, threads=threads, peers_python=peers_python)
             if isinstance(started, dict):
                 entries[name] = started
@@ -89,7 +90,7 @@ def run(
         seconds: dict[str, list[float]] = {name: [] for name in players}
         for number, name, answer in take_turns(players, rounds):
             seconds[name].append(answer["seconds"])
-            _progress(f"round {number + 1}/{rounds}, {name}: {answer['seconds'] * 1e3:.1f} ms")
+            progress(f"round {number + 1}/{rounds}, {name}: {answer['seconds'] * 1e3:.1f} ms")
 
     peak = introductions[LIMIT]["flops"] / median(seconds[LIMIT]) if LIMIT in players else None
     for name in players.keys() - {LIMIT}:
@@ -144,24 +145,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     models = [*CONTENDERS, "xlab", "litgpt", "llama"]
     parser.add_argument("--only", nargs="+", choices=models, metavar="NAME", help=f"of {', '.join(models)}")
-    parser.add_argument("--rounds", type=_positive, help="turns of each contender (7; 2 with --quick)")
-    parser.add_argument("--threads", type=_positive, default=threads_available(), help="of each (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures and every round there")
-    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the table of such a file; run nothing")
-    parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")
-    parser.add_argument("--peers-python", type=Path, default=PEERS_PYTHON, metavar="PATH", help="their interpreter")
+    add_run_options(parser, rounds=7, peers_python=PEERS_PYTHON)
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
-    return number
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

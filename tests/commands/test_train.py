@@ -152,7 +152,7 @@ class SlowLines(JsonLines):
     """JSON Lines from a slow disk."""
 
     def documents(self) -> Iterator[Document]:
-        time.sleep(1.5)
+        time.sleep(1.5)  # what is tested is waiting: longer than the collectives' second
         yield from super().documents()
 
 

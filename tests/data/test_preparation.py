@@ -18,7 +18,6 @@ from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile
 from xlab.errors import ConfigError, DataError
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
-SHARED = Path(__file__).parents[3] / "shared"
 
 
 @pytest.fixture
@@ -330,9 +329,8 @@ def test_of_two_processes_one_prepares_and_the_other_waits(lines: Path, cache: P
     assert ready(lines, cache).n_documents("train") > 0
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared corpora are not on this machine")
-def test_separate_files_for_training_and_validation(cache: Path) -> None:
-    own = {"val": JsonLines(f"{SHARED}/data/nietzsche.valid.jsonl.xz", "body", "meta")}
-    source = JsonLines(f"{SHARED}/data/nietzsche.train.jsonl.xz", "body", "meta")
+def test_separate_files_for_training_and_validation(cache: Path, shared_data: Path) -> None:
+    own = {"val": JsonLines(f"{shared_data}/nietzsche.valid.jsonl.xz", "body", "meta")}
+    source = JsonLines(f"{shared_data}/nietzsche.train.jsonl.xz", "body", "meta")
     prepared = prepare(Corpus(source, {"train": 0.9, "val": 0.1}, own), ByteLevelBPE(), vocab_size=512, cache_dir=cache)
     assert (prepared.n_documents("train"), prepared.n_documents("val")) == (464, 83)

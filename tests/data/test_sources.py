@@ -18,8 +18,6 @@ from hypothesis import strategies as st
 from xlab.data.sources import Document, HubDataset, JsonLines, PythonDocs, Source, TextFiles
 from xlab.errors import ConfigError, DataError
 
-SHARED = Path(__file__).parents[3] / "shared"
-
 
 def texts(source: Source) -> list[str]:
     return [document.text for document in source.documents()]
@@ -196,9 +194,8 @@ class TestJsonLines:
         with pytest.raises(DataError, match=r"a\.jsonl is not UTF-8 at byte 27"):
             texts(JsonLines(f"{tmp_path}/a.jsonl"))
 
-    @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared corpora are not on this machine")
-    def test_a_real_corpus(self) -> None:
-        source = JsonLines(f"{SHARED}/data/nietzsche.valid.jsonl.xz", text_column="body", meta_column="meta")
+    def test_a_real_corpus(self, shared_data: Path) -> None:
+        source = JsonLines(f"{shared_data}/nietzsche.valid.jsonl.xz", text_column="body", meta_column="meta")
         assert len(texts(source)) == 83  # without meta, every one: that is no fault
 
     def test_meta_may_be_missing_or_structured(self, tmp_path: Path) -> None:

@@ -282,9 +282,6 @@ class Sampler:
     def drawables(self) -> list[Text]:
         return self.running
 
-    def choose(self, logits: Tensor) -> Step:
-        raise NotImplementedError  # the scheduler draws for it
-
     def take(self, choices: list[Choice]) -> Step:
         step = Step([], [])
         running = []

@@ -5,7 +5,7 @@ Letters: B rows of one job, R rows of all, V vocabulary.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -32,10 +32,11 @@ class Strategy(Protocol):
         """Choose from the logits (B, V) of the rows that the step before left."""
 
 
-class DrawingStrategy(Strategy, Protocol):
+@runtime_checkable
+class DrawingStrategy(Protocol):
     """A strategy whose rows each draw for themselves, so that the rows of many jobs can draw together."""
 
-    def drawables(self) -> list[Drawable]:
+    def drawables(self) -> Sequence[Drawable]:
         """The texts that draw: one for each row, or many for the first row."""
 
     def take(self, choices: list[Choice]) -> Step:
@@ -54,7 +55,13 @@ class Job:
     """
 
     def __init__(
-        self, prompt: Sequence[int], strategy: Strategy, *, window: int | None, n_steps: int, n_rows: int = 1
+        self,
+        prompt: Sequence[int],
+        strategy: Strategy | DrawingStrategy,
+        *,
+        window: int | None,
+        n_steps: int,
+        n_rows: int = 1,
     ) -> None:
         self.prompt, self.strategy, self.window = list(prompt), strategy, window
         self.steps_left, self.n_rows = n_steps, n_rows
@@ -126,25 +133,25 @@ class Scheduler:
             self.running.append(job)
 
     def _choose(self, jobs: list[Job], logits: Tensor, place: dict[Row, int]) -> None:
-        drawing: list[tuple[Job, list[Drawable]]] = []
+        drawing: list[tuple[Job, DrawingStrategy, Sequence[Drawable]]] = []
         texts: list[Drawable] = []
         sources: list[int] = []
         for job in jobs:
             own = [place[row] for row in job.rows]
             if not job.is_checked and not self._check(job, logits.size(-1)):
                 continue
-            if hasattr(job.strategy, "drawables"):
+            if isinstance(job.strategy, DrawingStrategy):
                 mine = job.strategy.drawables()
-                drawing.append((job, mine))
+                drawing.append((job, job.strategy, mine))
                 texts += mine
                 sources += own if len(own) == len(mine) else own * len(mine)
             else:
-                self._choose_alone(job, _pick(logits, own))
+                self._choose_alone(job, job.strategy, _pick(logits, own))
         if not drawing:
             return
         choices = iter(draw(_pick(logits, sources), texts))
-        for job, mine in drawing:
-            step = job.strategy.take([next(choices) for _ in mine])  # type: ignore[attr-defined]
+        for job, strategy, mine in drawing:
+            step = strategy.take([next(choices) for _ in mine])
             self._go_on(job, step)
 
     def _check(self, job: Job, vocab_size: int) -> bool:
@@ -157,9 +164,9 @@ class Scheduler:
             self._go_on(job, Step([], []))
         return job.error is None
 
-    def _choose_alone(self, job: Job, logits: Tensor) -> None:
+    def _choose_alone(self, job: Job, strategy: Strategy, logits: Tensor) -> None:
         try:
-            step = job.strategy.choose(logits)
+            step = strategy.choose(logits)
         except GenerationError as error:
             job.error = error
             step = Step([], [])
@@ -193,7 +200,13 @@ class Scheduler:
 
 
 def generate(
-    model: Model, x: Tensor, output_length: int, block_size: int | None, strategy: Strategy, *, n_rows: int = 1
+    model: Model,
+    x: Tensor,
+    output_length: int,
+    block_size: int | None,
+    strategy: Strategy | DrawingStrategy,
+    *,
+    n_rows: int = 1,
 ) -> Iterator[Job]:
     """Run one strategy by itself: yield after each of its steps, ``output_length`` at most.
 
@@ -221,7 +234,12 @@ def generate(
 
 
 def _steps(
-    model: Model, x: Tensor, output_length: int, block_size: int | None, strategy: Strategy, n_rows: int
+    model: Model,
+    x: Tensor,
+    output_length: int,
+    block_size: int | None,
+    strategy: Strategy | DrawingStrategy,
+    n_rows: int,
 ) -> Iterator[Job]:
     if not output_length:
         return
