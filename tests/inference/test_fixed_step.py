@@ -41,3 +41,26 @@ def test_an_engine_that_compiles_gives_the_same_tokens(monkeypatch: pytest.Monke
     results = engine.generate([Request(prompt, max_new_tokens=9, temperature=0) for prompt in prompts])
     for prompt, result in zip(prompts, results, strict=True):
         assert list(result.tokens) == recomputed(decoder, prompt, 9)
+
+
+@torch.no_grad()
+def test_a_context_that_fills_the_cache_at_once_is_no_special_case() -> None:
+    decoder = make_decoder()
+    cache = decoder.make_cache(1, 6)
+    step = FixedStep(decoder, decoder.logits, cache, backend="aot_eager")
+    prompt = torch.tensor([[1, 2, 3, 4, 5]])
+    for length in (5, 3, 4, 5):  # the capacity first, then less, then the capacity again
+        cache.rewind(0)
+        decoder(prompt, cache)
+        expected = decoder(torch.cat((prompt[:, :length], torch.tensor([[6]])), dim=1))[:, -1]
+        torch.testing.assert_close(step([6], [length]), expected, rtol=0.0, atol=1e-12)
+
+
+def test_engines_beside_each_other_keep_to_their_own_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlab.inference.engine.FixedStep", partial(FixedStep, backend="aot_eager"))
+    decoders = [make_decoder(seed=seed) for seed in (1, 2)]
+    engines = [Engine(decoder, compile=True) for decoder in decoders]
+    for _ in range(2):
+        for decoder, engine in zip(decoders, engines, strict=True):
+            tokens = engine.generate([Request([1, 2], max_new_tokens=5, temperature=0)])[0].tokens
+            assert list(tokens) == recomputed(decoder, [1, 2], 5)

@@ -27,11 +27,11 @@ BUILDS: list[dict[str, Any]] = [
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("leaner", [True, False])
 @pytest.mark.parametrize("build", BUILDS)
 @pytest.mark.parametrize(("precision", "tolerance"), [("keep", 1e-12), ("fp32", 1e-4), ("bf16", 0.05), ("int8", 0.1)])
 def test_logits_are_close_and_the_original_stays_as_it_was(
-    precision: Any, tolerance: float, build: dict[str, Any], pack: bool
+    precision: Any, tolerance: float, build: dict[str, Any], leaner: bool
 ) -> None:
     decoder = make_decoder(**build)
     for name, parameter in decoder.named_parameters():
@@ -39,7 +39,7 @@ def test_logits_are_close_and_the_original_stays_as_it_was(
             parameter.normal_(0.0, 0.5)
     before = {name: (tensor.data_ptr(), tensor.clone()) for name, tensor in decoder.state_dict().items()}
     expected = decoder(ids)
-    prepared = prepare(decoder, precision, pack=pack)
+    prepared = prepare(decoder, precision, leaner=leaner)
     for rows in (ids, ids[:1], ids[:, :1]):
         logits = prepared.project(prepared.decoder.hidden(rows)).double()
         assert (logits - decoder(rows)).std() < tolerance * expected.std()

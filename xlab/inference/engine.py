@@ -102,7 +102,7 @@ class Engine:
 
     def _slots(self, decoder: Decoder, dtype: Precision, compile: bool, chunk: int) -> Slots:
         assert self.max_len is not None
-        prepared = prepare(decoder, dtype, pack=not compile)
+        prepared = prepare(decoder, dtype, leaner=not compile)
         self.cache_bytes = decoder.cache_bytes(self.max_rows, self.max_len, dtype=prepared.dtype)
         purpose = f"a cache of {self.max_rows} texts of {self.max_len} tokens"
         checks.memory(self.cache_bytes, self.device, purpose=purpose)

@@ -1,9 +1,10 @@
-"""A step of decoding whose shape never changes, so that it can be compiled once and replayed.
+"""A step of decoding that is compiled once for each number of rows, and serves contexts of every length.
 
-Letters: R rows, S places of the cache, H key-value heads, Dh width of a head, V vocabulary.
+Letters: R rows, S keys, H key-value heads, Dh width of a head, V vocabulary.
 """
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -12,41 +13,48 @@ from torch import Tensor
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kv_cache import KVCache, Placement
 
+_keys = count()
+
 
 class FixedPlacement(Placement):
-    """One token of each row, stored at a place that a tensor says, and a mask over all the capacity.
+    """One token of each row, stored at a place that a tensor says; the shape of the mask says how far to look.
 
     Args:
-        keys: of each layer, (R, H, S, Dh).
-        values: of each layer, (R, H, S, Dh).
+        keys: of each layer, (R, H, capacity, Dh).
+        values: of each layer, (R, H, capacity, Dh).
         lengths: tokens that each row holds, (R,), int64.
+        seen: which keys each row may see, bool, (R, 1, 1, S).
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Tensor) -> None:
-        self.keys, self.values = keys, values
+    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Tensor, seen: Tensor) -> None:
+        self.keys, self.values, self.seen = keys, values, seen
         self.positions = lengths.unsqueeze(-1)  # (R, 1)
         self.rows = torch.arange(lengths.size(0), device=lengths.device).unsqueeze(-1)
 
     @property
     def key_positions(self) -> Tensor:
-        return torch.arange(self.keys[0].size(2), device=self.positions.device)
+        return torch.arange(self.seen.size(-1), device=self.positions.device)
 
     @property
     def is_plain(self) -> bool:
-        return False
+        return self.seen.size(0) == 1  # a row alone sees all that it holds
+
+    def visible(self) -> Tensor:
+        return self.seen
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.keys[layer], self.values[layer]
         all_keys[self.rows, :, self.positions] = keys.transpose(1, 2)
         all_values[self.rows, :, self.positions] = values.transpose(1, 2)
-        return all_keys, all_values
+        end = self.seen.size(-1)
+        return all_keys[:, :, :end], all_values[:, :, :end]
 
 
 class FixedStep:
     """Decode one token of each row: tokens and lengths in, logits out, compiled for each power of two of rows.
 
     Args:
-        decoder: with plain weights; inductor packs them itself.
+        decoder: with prepared weights, its parts as they are: the compiler makes them leaner by itself.
         project: gives logits for hidden states.
         cache: its first rows are those that decode.
         backend: of ``torch.compile``.
@@ -56,33 +64,40 @@ class FixedStep:
         self, decoder: Decoder, project: Callable[[Tensor], Tensor], cache: KVCache, *, backend: str = "inductor"
     ) -> None:
         self.decoder, self.project, self.cache = decoder, project, cache
-        # freezing: weights are constants that the compiler may pack
-        options: dict[str, Any] | None = {"freezing": True} if backend == "inductor" else None
+        # Hundreds of guards would be looked at in every step, to find that nothing has changed: nothing can, but the
+        # number of rows and the engine, and these have keys of their own.
+        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [guard.name == "key" for guard in guards]}
         self._step = torch.compile(self._logits, backend=backend, dynamic=False, fullgraph=True, options=options)
+        self._compiled: dict[int, str] = {}
 
     def __call__(self, ids: list[int], lengths: list[int]) -> Tensor:
         """Logits (R, V) for as many ids as there are; the other lengths are of rows beside them, which stay intact.
 
         Rows that only fill up the shape write where their own next token will be stored over it.
         """
-        from torch._dynamo import config  # a second's import, which only compiling needs
+        from torch._dynamo import config, mark_dynamic  # a second's import, which only compiling needs
 
         n_rows = 1 << (len(ids) - 1).bit_length()
         n_rows = min(n_rows, self.cache.batch_size)
         device = self.cache.keys[0].device
-        padded = ids + [0] * (n_rows - len(ids))
-        held = [*lengths, *[0] * n_rows][:n_rows]
+        padded = torch.tensor(ids + [0] * (n_rows - len(ids)), device=device).unsqueeze(-1)
+        held = torch.tensor([*lengths, *[0] * n_rows][:n_rows], device=device)
+        end = max(lengths[: len(ids)]) + 1
+        seen = (torch.arange(end, device=device) <= held.unsqueeze(-1))[:, None, None]  # (R, 1, 1, S)
         rows = self.cache.rows(0, n_rows)
+        if n_rows not in self._compiled:
+            if end == self.cache.capacity:  # from which the compiler would conclude that it always is
+                return self._logits(padded, held, seen, rows.keys, rows.values, "eager")[: len(ids)]
+            self._compiled[n_rows] = f"{n_rows} rows of step {next(_keys)}"
+            mark_dynamic(seen, 3)
         # a limit for what recompiles without end: here it is once for each number of rows, but for every engine anew
         with config.patch(recompile_limit=1024):
-            logits = self._step(
-                torch.tensor(padded, device=device).unsqueeze(-1),
-                torch.tensor(held, device=device),
-                rows.keys,
-                rows.values,
-            )
+            logits = self._step(padded, held, seen, rows.keys, rows.values, self._compiled[n_rows])
         return logits[: len(ids)]
 
-    def _logits(self, ids: Tensor, lengths: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        hidden = self.decoder.hidden_at(ids, FixedPlacement(keys, values, lengths))
+    def _logits(
+        self, ids: Tensor, lengths: Tensor, seen: Tensor, keys: list[Tensor], values: list[Tensor], key: str
+    ) -> Tensor:
+        assert key  # the compiler guards what is looked at
+        hidden = self.decoder.hidden_at(ids, FixedPlacement(keys, values, lengths, seen))
         return self.project(hidden[:, -1])

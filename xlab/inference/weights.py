@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from xlab.errors import GenerationError
 from xlab.inference.lean_parts import lean
+from xlab.inference.packed_linear import PackedLinear, can_pack
 from xlab.transformer.decoder import Decoder
 
 Precision = Literal["keep", "fp32", "bf16", "int8"]
@@ -35,14 +36,13 @@ class Prepared:
     dtype: torch.dtype
 
 
-def prepare(decoder: Decoder, precision: Precision = "keep", *, pack: bool = True) -> Prepared:
+def prepare(decoder: Decoder, precision: Precision = "keep", *, leaner: bool = True) -> Prepared:
     """Prepare a decoder's weights; the decoder itself stays as it is.
 
     Args:
         decoder: in training or not.
         precision: "keep" leaves the numbers as they are; "int8" rounds every matrix, by output, and computes in bf16.
-        pack: whether to lay weights out as the CPU's products read them, and to replace parts by leaner ones; a
-            compiler does both by itself.
+        leaner: whether to replace parts by those of fewer operations; a compiler does that by itself.
 
     Raises:
         GenerationError: for a precision that there is not.
@@ -56,7 +56,7 @@ def prepare(decoder: Decoder, precision: Precision = "keep", *, pack: bool = Tru
     shared = {id(tensor): tensor for tensor in chain(decoder.parameters(), decoder.buffers())}
     twin = copy.deepcopy(decoder, shared).eval()
     make: type[Int8Linear | PackedLinear | PlainLinear] = Int8Linear if precision == "int8" else PlainLinear
-    if pack and make is PlainLinear and _can_pack(weight.device, dtype):
+    if make is PlainLinear and can_pack(weight.device, dtype):
         make = PackedLinear
     # a tied table that is packed is held a second time, for looking up: oneDNN's order cannot be indexed
     project = make(twin.unembedding.detach(), None, dtype)
@@ -67,7 +67,7 @@ def prepare(decoder: Decoder, precision: Precision = "keep", *, pack: bool = Tru
     else:
         twin.embedding = Int8Embedding(Int8Linear(weight, None, dtype))  # type: ignore[assignment]
     twin.output = None
-    _replace(twin, make, dtype, is_lean=pack and weight.device.type == "cpu")
+    _replace(twin, make, dtype, is_lean=leaner and weight.device.type == "cpu")
     return Prepared(twin, project, dtype)
 
 
@@ -165,29 +165,3 @@ class PlainLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
-
-
-class PackedLinear(nn.Module):
-    """A projection in the order in which oneDNN reads it: at few rows twice as fast, or more, as ``F.linear``.
-
-    This is what inductor's freezing does to weights, without compiling.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
-        super().__init__()
-        # the order depends on the rows expected; that for 8 serves 1 as well
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.to(dtype).contiguous(), 8)
-        self.bias = None if bias is None else bias.to(dtype)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = _packed_product(x, self.weight, self.bias, "none", [], "")
-        return y
-
-
-_packed_product = torch.ops.mkldnn._linear_pointwise.default
-
-
-def _can_pack(device: torch.device, dtype: torch.dtype) -> bool:
-    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
