@@ -47,6 +47,10 @@ class TestEvaluate:
             (["--data", "{corpus}", "--column", "body"], "has no column 'body'; it has text. Give --column."),
             (["--data", "{corpus}", "--stride", "17"], "the stride must be from 1 to the context's 16 tokens, got 17"),
             (["--data", "{corpus}", "--batch-size", "0"], "the batch size must be at least 1, got 0"),
+            (
+                ["--data", "{corpus}", "--batch-size", str(10**12)],
+                "a batch of 1000000000000 windows of 16 tokens would",
+            ),
             (["--data", "{corpus}", "--device", "abacus"], "the device 'abacus' is not to be had here"),
             (["--data", "{corpus}", "--limit", "3"], "--limit belongs to --tasks"),
             (["--tasks", "x.yaml", "--stride", "3"], "--stride belongs to --data"),

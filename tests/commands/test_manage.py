@@ -1,10 +1,13 @@
-"""manage.py export-checkpoint: clean, named by content, never over something else."""
+"""manage.py export-checkpoint: clean, named by content, never over something else; and readers that leave early."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from commands_setup import ROOT
 
 from xlab import checkpoints
 from xlab.commands.manage import main
@@ -44,3 +47,34 @@ class TestExport:
         paths = {export(folder / name, "-o", tmp_path).stdout.splitlines()[-1] for name in ("best.ckpt", "last.ckpt")}
         steps = {checkpoints.read(folder / name).info["step"] for name in ("best.ckpt", "last.ckpt")}
         assert len(paths) == len(steps)
+
+
+def ends(work: str) -> tuple[int, str]:
+    """Give the status and the errors of a script whose output nobody reads."""
+    lines = ["import sys", "from xlab.commands.console import one_line_errors", "sys.stdin.read()"]
+    program = "\n".join([*lines, "with one_line_errors('some.py'):", f"    {work}"])
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, errors = process.communicate("", timeout=30)
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize(
+    "work", ["import click; click.echo('text')", "print('text')", "print('text', flush=True)", "print('x' * 10**6)"]
+)
+def test_a_reader_who_has_seen_enough_ends_a_script_without_a_word(work: str) -> None:
+    assert ends(work) == (141, "")
+
+
+def test_a_pipe_that_broke_elsewhere_is_told() -> None:
+    work = "import os; r, w = os.pipe(); os.close(r); sys.stdout = sys.stderr; os.write(w, b'x')"
+    assert ends(work) == (2, "some.py: error: [Errno 32] Broken pipe\n")

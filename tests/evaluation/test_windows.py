@@ -1,5 +1,7 @@
 """Sliding windows: each token once, with all the context that the stride promises."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -83,6 +85,17 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
         decoder.embedding.weight[7] = torch.nan
     with pytest.raises(GenerationError, match="no finite loss"):
         list(scores(decoder, random_windows(2, 4), batch_size=2))
+
+
+def test_a_batch_beyond_memory_is_refused_before_a_window_is_read() -> None:
+    def never() -> Iterator[tuple[int, Window]]:
+        raise AssertionError
+        yield
+
+    with pytest.raises(GenerationError, match=r"a batch of 1000000000000 windows of 12 tokens would take .* GiB"):
+        list(scores(tiny_decoder(), never(), batch_size=10**12))
+    # no less than the states of one layer
+    assert windows.batch_bytes(tiny_decoder(), 3) >= 3 * MAX_LEN * 16 * 4
 
 
 def test_no_batch_is_refused() -> None:

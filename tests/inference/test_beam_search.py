@@ -13,7 +13,8 @@ from toy_models import CachedRecurrent, Fixed, Recurrent, Scripted, V
 
 from xlab.errors import GenerationError
 from xlab.inference import beam_search, greedy_search
-from xlab.inference.beam_search import Hypothesis, n_best
+from xlab.inference.beam_search import Beams, Hypothesis, n_best
+from xlab.inference.vocabulary import Vocabulary
 
 STEPS = 4
 PENALTIES = [-1.0, 0.0, 1.0, 2.0]
@@ -142,6 +143,10 @@ def test_no_length_gives_the_empty_text() -> None:
     assert beam_search(Recurrent(), one, 3, 1, None).dtype == torch.long
 
 
+def test_a_vocabulary_of_one_token_has_one_text_of_any_length() -> None:
+    assert Beams(Vocabulary(), width=3, output_length=10**12).most_rows(1) == 1
+
+
 def test_nan_stops_the_search_and_is_named() -> None:
     for bad in (torch.nan, torch.inf):
         with pytest.raises(GenerationError, match="logits contain NaN"):
@@ -160,6 +165,10 @@ def test_a_model_that_allows_only_what_is_excluded_is_named() -> None:
         ({"output_length": -1}, "output_length must be a whole number of at least 0, got -1"),
         ({"length_penalty": math.nan}, "length_penalty must be a moderate number, got nan"),
         ({"length_penalty": 1e6}, "length_penalty must be a moderate number, got 1000000.0"),
+        ({"length_penalty": 10**400}, "length_penalty must be a moderate number, got 1000"),
+        ({"length_penalty": "long"}, "length_penalty must be a number, got 'long'"),
+        ({"beam_width": True}, "beam_width must be a whole number of at least 1, got True"),
+        ({"eos_class": 0.5}, "eos_class takes whole numbers, the ids of tokens, got 0.5"),
     ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, float], says: str) -> None:

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+import math
 import random
 import re
 from functools import cache
@@ -22,6 +23,7 @@ from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
 from xlab.errors import GenerationError
 from xlab.inference import Engine, Request
 from xlab.inference.constraints import GrammarConstraint, JsonSchemaConstraint, RegexConstraint
+from xlab.inference.intersections import n_patterns, patterns_at_once
 from xlab.transformer.decoder import Decoder
 
 LETTERS, MOST_MISSING = "abc", 5  # a pattern of five leaves misses five letters at most
@@ -198,12 +200,83 @@ def test_a_model_may_have_more_ids_than_the_tokenizer() -> None:
         (r"[^\x00-\U0010ffff]", "no text matches the pattern"),
         ("(a{1000}){1000}", "too many expressions"),
         ("a" * 300 + "(", "a" * 80 + "…"),
+        ("a\ud800", "is not UTF-8"),
     ],
 )
 def test_a_pattern_that_cannot_be_is_one_line_at_once(pattern: str, says: str) -> None:
     with pytest.raises(GenerationError, match=re.escape(says)) as caught:
         RegexConstraint(pattern, tokenizer())
     assert "\n" not in str(caught.value)
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"type": "object", "properties": {"a": schema}}
+    return schema
+
+
+def patterns_of(n: int) -> list[dict[str, str]]:
+    return [{"type": "string", "pattern": f"a{{{i}}}.*b"} for i in range(n)]
+
+
+def chain_of(n: int) -> dict[str, Any]:
+    """Schemas that each refer to the next, so that the first is all of them."""
+    links = [{**schema, "$ref": f"#/$defs/{i + 1}"} for i, schema in enumerate(patterns_of(n))]
+    return {**{str(i): link for i, link in enumerate(links)}, str(n): True}
+
+
+def test_many_patterns_for_many_strings_are_fine() -> None:
+    properties = {f"k{i}": {"allOf": patterns_of(3)} for i in range(9)}
+    schema = {"anyOf": [{"type": "object", "properties": properties}, {"$ref": "#"}, {"type": "array", "items": True}]}
+    assert JsonSchemaConstraint(schema, tokenizer()).mask().any()
+
+
+P = {"type": "string", "pattern": "a"}
+NODES = {
+    str(i): {**P, "$ref": f"#/$defs/{i + 1}", "properties": {"x": {"$ref": f"#/$defs/{i - 1}"}}} for i in range(1, 30)
+}
+
+
+@pytest.mark.parametrize(
+    ("schema", "most"),
+    [
+        (True, 0),
+        (P, 1),
+        ({"anyOf": [P] * 30}, 1),
+        ({**P, "format": "date", "anyOf": [True, {"oneOf": [P, {"allOf": [dict(P), dict(P)]}]}]}, 4),
+        ({"properties": {"a": P, "pattern": P}, "items": P, "required": ["pattern"]}, 1),
+        ({"allOf": [{"properties": {"a": dict(P)}} for _ in range(5)]}, 5),
+        ({"allOf": [{"properties": {str(i): dict(P)}} for i in range(5)]}, 1),
+        ({"allOf": [{"items": {"properties": {"a": {"items": dict(P)}}}} for _ in range(5)]}, 5),
+        ({"allOf": [{"prefixItems": [True, dict(P)]}, {"items": dict(P)}]}, 2),
+        ({"properties": {"a": P}, "patternProperties": {"a": dict(P), "b": dict(P)}, "additionalProperties": P}, 3),
+        # a class in a class in a class, each with what their base has
+        (
+            {
+                "$defs": {"base": {"properties": {"id": P}}}
+                | {
+                    str(i): {"allOf": [{"$ref": "#/$defs/base"}], "properties": {"inner": {"$ref": f"#/$defs/{i + 1}"}}}
+                    for i in range(30)
+                },
+                "$ref": "#/$defs/0",
+            },
+            1,
+        ),
+        (
+            {"$defs": {"tree": {"properties": {"name": P, "child": {"$ref": "#/$defs/tree"}}}}, "$ref": "#/$defs/tree"},
+            1,
+        ),
+        ({"$ref": "#/$defs/29", "$defs": NODES}, 29),  # round and round, and each time one more
+        ({"$ref": "#/allOf/0/a~1b%20c", "allOf": [{"a/b c": dict(P)}, dict(P)]}, 2),
+        ({"$ref": "#/allOf/9", "allOf": "x", "properties": [1], "items": 3, "anyOf": {"a": 1}}, 0),
+        ({"allOf": [{"anyOf": [{"minimum": i}, {"maximum": i}]} for i in range(40)]}, None),
+        ({"$ref": "#a", "$defs": {"x": {**P, "$anchor": "a"}, "y": dict(P)}}, 2),  # not followed: all there are
+    ],
+)
+def test_how_many_patterns_one_string_must_match(schema: Any, most: int | None) -> None:
+    assert patterns_at_once(schema) == most
+    assert n_patterns(schema) >= (most or 0)
 
 
 @pytest.mark.parametrize(
@@ -217,6 +290,12 @@ def test_a_pattern_that_cannot_be_is_one_line_at_once(pattern: str, says: str) -
         ({"type": "string", "pattern": "^a$", "minLength": 3}, "Unsatisfiable schema"),
         ({"type": "array", "items": {"$ref": "#"}, "minItems": 1}, "Too many items"),  # it would have to be endless
         ({"not": {"type": "string"}}, 'Unimplemented keys: ["not"]'),
+        (nested(300), "cannot be followed: recursion limit exceeded"),
+        (nested(5000), "the schema is not JSON: maximum recursion depth"),
+        ({"const": {1}}, "the schema is not JSON: Object of type set"),
+        ({"const": math.nan}, "cannot be followed: expected value"),
+        ({"allOf": patterns_of(50)}, "has 50 patterns for one string to match at once, which may compile for ever"),
+        ({"$ref": "#/$defs/0", "$defs": chain_of(50)}, "has 50 patterns for one string"),
     ],
 )
 def test_a_schema_that_cannot_be_is_one_line_at_once(schema: Any, says: str) -> None:

@@ -1,15 +1,18 @@
 """Pieces joined are the whole text, wherever it is cut."""
 
 import itertools
+from collections.abc import Sequence
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
 from xlab.data.tokenizers import Tokenizer
-from xlab.inference.detokenizer import Detokenizer, StopStrings
+from xlab.inference import BeamSettings, Engine, Request
+from xlab.inference.detokenizer import Detokenizer, StopStrings, whole
 
 
 def byte_level() -> Tokenizer:
@@ -26,14 +29,69 @@ TOKEN_OF = {TOKENIZER.token_bytes(i): i for i in range(256)}
 
 
 def pieces_of(detokenizer: Detokenizer, ids: list[int]) -> list[str]:
-    return [*(detokenizer.add(token) for token in ids), detokenizer.flush()]
+    return [detokenizer.add(token) for token in ids]
 
 
-@given(st.binary(max_size=40) | st.text(max_size=12).map(str.encode) | st.text("é€😀�a", max_size=9).map(str.encode))
+def bytes_of(data: bytes) -> list[int]:
+    return [TOKEN_OF[bytes([byte])] for byte in data]
+
+
+halves = st.sampled_from([b"\xff", b"\x82", b"\xe2", b"\xe2\x82", b"\xf0\x9f\x98", b"\xed\xa0", "é€😀".encode(), b" "])
+
+
+@given(
+    st.binary(max_size=40)
+    | st.text(max_size=12).map(str.encode)
+    | st.text("é€😀�a", max_size=9).map(str.encode)
+    | st.lists(halves, max_size=60).map(b"".join)
+)
 def test_pieces_of_random_bytes_joined_are_the_whole(data: bytes) -> None:
-    ids = [TOKEN_OF[bytes([byte])] for byte in data]
-    pieces = pieces_of(Detokenizer(TOKENIZER.decode), ids)
-    assert "".join(pieces) == TOKENIZER.decode(ids) == data.decode(errors="replace")
+    text = TOKENIZER.decode(bytes_of(data))
+    assert text == data.decode(errors="replace")
+    assert "".join(pieces_of(Detokenizer(TOKENIZER.decode), bytes_of(data))) == whole(text)
+    # with anything behind it, no byte is lost
+    data += b"."
+    assert "".join(pieces_of(Detokenizer(TOKENIZER.decode), bytes_of(data))) == data.decode(errors="replace")
+
+
+@given(st.text(max_size=12), st.integers(1, 3))
+def test_a_character_that_is_only_begun_is_left_out(text: str, n_bytes: int) -> None:
+    begun = bytes_of(text.encode() + "😀".encode()[:n_bytes])
+    assert "".join(pieces_of(Detokenizer(TOKENIZER.decode), begun)) == whole(text)
+
+
+@pytest.mark.parametrize("unit", [b"\xff", b"\xe2\x82", b"\xe2", b"\xf0\x9f\x98", "�".encode(), "�😀".encode()[:6]])
+def test_endless_bytes_that_are_no_characters_take_no_more_work_each(unit: bytes) -> None:
+    longest = 0
+
+    def decode(ids: Sequence[int]) -> str:
+        nonlocal longest
+        longest = max(longest, len(ids))
+        return TOKENIZER.decode(ids)
+
+    data = unit * (600 // len(unit))
+    assert "".join(pieces_of(Detokenizer(decode), bytes_of(data))) == whole(data.decode(errors="replace"))
+    assert longest <= 64
+
+
+def test_a_length_that_ends_within_a_character_ends_the_text_before_it() -> None:
+    cycle = "a€b😀".encode()  # the model says it over and over
+    after = torch.full((len(TOKENIZER), len(TOKENIZER)), -9.0)
+
+    def model(ids: torch.Tensor) -> torch.Tensor:
+        place = (ids.cumsum(-1) * 0 + torch.arange(ids.size(1))) % len(cycle)
+        return after[ids].scatter(-1, torch.tensor(bytes_of(cycle))[place].unsqueeze(-1), 9.0)
+
+    engine = Engine(model, TOKENIZER, max_len=99, max_rows=2)
+    for length in range(1, 25):
+        said = (cycle * 3)[:length]
+        for settings in ({"temperature": 0}, {"beams": BeamSettings(2)}):
+            request = Request([0], max_new_tokens=length, **settings)  # type: ignore[arg-type]
+            (result,) = engine.generate([request])
+            assert list(result.tokens) == bytes_of(said)
+            assert result.text == said.decode(errors="ignore")
+            if not request.beams:
+                assert "".join(piece.text for piece in engine.stream(request)) == result.text
 
 
 @given(st.text(max_size=12))
@@ -43,16 +101,17 @@ def test_half_a_character_is_never_given(text: str) -> None:
     for piece in pieces_of(Detokenizer(TOKENIZER.decode), ids):
         given_so_far += piece
         assert text.startswith(given_so_far)
+    assert given_so_far == whole(text)
 
 
 def test_a_whole_character_is_given_at_once() -> None:
     ids = [TOKEN_OF[bytes([byte])] for byte in "a€b".encode()]
-    assert pieces_of(Detokenizer(TOKENIZER.decode), ids) == ["a", "", "", "€", "b", ""]
+    assert pieces_of(Detokenizer(TOKENIZER.decode), ids) == ["a", "", "", "€", "b"]
 
 
 def test_special_tokens_say_nothing() -> None:
     ids = [TOKENIZER.sos_id, TOKEN_OF[b"a"], TOKENIZER.eos_id, TOKEN_OF[b"b"]]
-    assert pieces_of(Detokenizer(TOKENIZER.decode), ids) == ["", "a", "", "b", ""]
+    assert pieces_of(Detokenizer(TOKENIZER.decode), ids) == ["", "a", "", "b"]
 
 
 def test_a_decoder_that_drops_the_first_space_keeps_the_others() -> None:

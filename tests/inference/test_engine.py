@@ -14,6 +14,7 @@ from toy_models import CachedRecurrent, Fixed, Recurrent
 from xlab.errors import GenerationError
 from xlab.inference import BeamSettings, Engine, Request
 from xlab.inference.beam_search import n_best
+from xlab.inference.detokenizer import whole
 from xlab.transformer import (
     ALiBi,
     GroupedQueryAttention,
@@ -238,12 +239,12 @@ def test_streamed_pieces_joined_are_the_text() -> None:
     bytes_of_characters = Letters([b"\xe2", b"\x82", b"\xac", b"a", b" ", b"\xc3", b"\xa9", b"\xff"] + [b"z"] * 9)
     for seed in range(20):
         request = Request([1], max_new_tokens=20, seed=seed, stop=["az", "é"])
-        (whole,) = Engine(decoder, bytes_of_characters).generate([request])
+        (result,) = Engine(decoder, bytes_of_characters).generate([request])
         pieces = list(Engine(decoder, bytes_of_characters).stream(request))
-        assert "".join(piece.text for piece in pieces) == whole.text
-        assert tuple(piece.token for piece in pieces if piece.token is not None) == whole.tokens
-        assert [piece.finish_reason for piece in pieces][-1] == whole.finish_reason
-        assert whole.finish_reason == "stop" or whole.text == bytes_of_characters.decode(whole.tokens)
+        assert "".join(piece.text for piece in pieces) == result.text
+        assert tuple(piece.token for piece in pieces if piece.token is not None) == result.tokens
+        assert [piece.finish_reason for piece in pieces][-1] == result.finish_reason
+        assert result.finish_reason == "stop" or result.text == whole(bytes_of_characters.decode(result.tokens))
 
 
 def test_closing_a_stream_frees_its_row_and_leaves_the_others() -> None:

@@ -110,15 +110,15 @@ def test_a_senseless_temperature_is_refused(temperature: float) -> None:
         Temperature(temperature)
 
 
-@pytest.mark.parametrize("k", [0, -3, 1.5])
+@pytest.mark.parametrize("k", [0, -3, 1.5, True])
 def test_a_senseless_top_k_is_refused(k: int) -> None:
-    with pytest.raises(GenerationError, match=f"top_k must be .* got {k}; None keeps every token"):
+    with pytest.raises(GenerationError, match=f"top_k must be .* got {k}; leave it out to keep every token"):
         TopK(k)
 
 
 @pytest.mark.parametrize("p", [0, -0.5, 1.01, math.nan])
 def test_a_senseless_top_p_is_refused(p: float) -> None:
-    with pytest.raises(GenerationError, match=f"top_p must be .* got {p}; 1 or None"):
+    with pytest.raises(GenerationError, match=f"top_p must be .* got {p}; 1 keeps every token"):
         TopP(p)
 
 
@@ -126,3 +126,10 @@ def test_a_senseless_top_p_is_refused(p: float) -> None:
 def test_other_senseless_shares_are_refused(make) -> None:
     with pytest.raises(GenerationError, match=r"(min|typical)_p must be"):
         make()
+
+
+@pytest.mark.parametrize("kind", [Temperature, TopP, MinP, Typical])
+@pytest.mark.parametrize("value", ["0.5", True, 1j, None, [0.5]])
+def test_what_is_no_number_is_refused(kind, value: object) -> None:
+    with pytest.raises(GenerationError, match=r"(temperature|_p) must be a number, got "):
+        kind(value)

@@ -108,8 +108,16 @@ def test_a_constraint_forbids_what_its_mask_does() -> None:
     [
         (lambda: RepetitionPenalty(0.0), "repetition_penalty must be above 0, got 0.0"),
         (lambda: RepetitionPenalty(math.inf), "got inf"),
-        (lambda: OccurrencePenalty(math.nan), "presence_penalty must be finite, got nan"),
-        (lambda: OccurrencePenalty(0.0, math.inf), "frequency_penalty must be finite, got inf"),
+        (lambda: RepetitionPenalty(1e-300), "repetition_penalty is 1e-300, beyond float32"),
+        (lambda: RepetitionPenalty(1e300), r"repetition_penalty is 1e\+300, beyond float32"),
+        (lambda: RepetitionPenalty("a"), "repetition_penalty must be a number, got 'a'"),
+        (lambda: OccurrencePenalty(True), "presence_penalty must be a number, got True"),
+        (lambda: OccurrencePenalty(0, 10**400), "frequency_penalty must be from .* got 1000"),
+        (
+            lambda: OccurrencePenalty(math.nan),
+            r"presence_penalty must be from -1e\+30 to 1e\+30, got nan; 0 changes nothing",
+        ),
+        (lambda: OccurrencePenalty(0.0, math.inf), r"frequency_penalty must be from -1e\+30 to 1e\+30, got inf"),
         (lambda: NoRepeatNgram(0), "no_repeat_ngram must be a whole number of at least 1, got 0"),
     ],
 )

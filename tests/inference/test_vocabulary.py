@@ -23,6 +23,20 @@ def test_ids_may_come_as_a_tensor() -> None:
 
 
 @pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Vocabulary(1.5), "eos_class takes whole numbers, the ids of tokens, got 1.5"),
+        (lambda: Vocabulary(None, [True]), "exclude_classes takes whole numbers, the ids of tokens, got True"),
+        (lambda: Vocabulary(None, "ab"), "exclude_classes takes whole numbers, .* got 'a'"),
+        (lambda: Vocabulary(None, 3), "exclude_classes must be a list of token ids, got 3"),
+    ],
+)
+def test_what_is_no_id_is_refused_at_once(make, says: str) -> None:
+    with pytest.raises(GenerationError, match=says):
+        make()
+
+
+@pytest.mark.parametrize(
     ("vocabulary", "says"),
     [
         (Vocabulary(eos_class=4), "eos_class is 4, outside the model's vocabulary of 4"),

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import click
 
+from xlab.commands.infer import in_options
 from xlab.errors import DataError, GenerationError
 from xlab.inference import Engine, Request
 
@@ -33,6 +34,8 @@ def chat(engine: Engine, request_of: Callable[[str], Request]) -> None:
         except (EOFError, KeyboardInterrupt):
             click.echo()
             return
+        except RuntimeError as error:  # input() has lost it
+            raise DataError("standard input is closed; --chat reads what you write from it") from error
         except UnicodeDecodeError as error:
             raise DataError("what you wrote is not UTF-8; check your terminal's encoding") from error
         if line == "/quit":
@@ -65,7 +68,7 @@ def _turn(engine: Engine, request_of: Callable[[str], Request], text: str) -> st
     except KeyboardInterrupt:
         click.echo(" …", nl=False)
     except GenerationError as error:
-        click.echo(f"({error})", nl=False)
+        click.echo(f"({in_options(str(error))})", nl=False)
     click.echo()
     return written
 

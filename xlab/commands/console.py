@@ -1,10 +1,12 @@
 """What the scripts have in common: errors in one line, status 2, and a traceback only on request."""
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 from xlab.errors import XLabError
 
@@ -16,12 +18,20 @@ PIPE_CLOSED = 141  # … and SIGPIPE
 
 @contextmanager
 def one_line_errors(program: str, *, debug: bool = False) -> Iterator[None]:
-    """Print what a user can mend as one line and exit with status 2; ``debug`` adds the traceback."""
+    """Print what a user can mend as one line and exit with status 2; ``debug`` adds the traceback.
+
+    A reader of standard output that has seen enough, such as ``head``, ends the program without a word.
+    """
     if sys.path[-1] != os.getcwd():
         sys.path.append(os.getcwd())  # a user's own classes are found beside where they work
     try:
         yield
+        if sys.stdout is not None:  # None where the program began with it closed
+            sys.stdout.flush()  # what is still to be written fails here, and not at Python's end
     except (XLabError, OSError) as error:  # of the system: a full disk, a folder that cannot be written
+        if isinstance(error, BrokenPipeError) and _is_closed(sys.stdout):  # never on Windows, which has no poll
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            sys.exit(PIPE_CLOSED)
         if debug:
             traceback.print_exc()
         message = " ".join(str(error).split())
@@ -32,3 +42,10 @@ def one_line_errors(program: str, *, debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+def _is_closed(stream: TextIO) -> bool:
+    """Whether nobody reads what is written to ``stream``: a pipe may also have broken elsewhere."""
+    poll = select.poll()
+    poll.register(stream, 0)  # an end that is closed is told even to who asks for nothing
+    return bool(poll.poll(0))

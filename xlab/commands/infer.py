@@ -1,12 +1,11 @@
 """./infer.py: text from a checkpoint."""
 
-import os
-import sys
+import re
 from typing import Any
 
 import click
 
-from xlab.commands.console import DEBUG_OPTION, PIPE_CLOSED, one_line_errors
+from xlab.commands.console import DEBUG_OPTION, one_line_errors
 
 TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 
@@ -44,6 +43,11 @@ TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 @click.option("-d", "--device", default="cpu", help="cpu, cuda, cuda:1, mps.")
 @click.option("--int8", is_flag=True, help="Hold weights in a byte each.")
 @click.option("--bf16", is_flag=True, help="Hold weights and activations in two bytes.")
+@click.option(
+    "--lookup", type=int, help="Guess so many tokens from what stands before: the same text, in fewer passes."
+)
+@click.option("--draft", help="Checkpoint of a smaller model that guesses: the same text, in fewer passes.")
+@click.option("--draft-tokens", type=int, help="How many tokens --draft guesses at a time.  [default: 4]")
 @click.option("--compile", is_flag=True, help="Compile the step of decoding: slow to start, faster to write.")
 @click.option("--allow-module", multiple=True, help="Trust the classes of this module that the checkpoint names.")
 @click.option(DEBUG_OPTION, is_flag=True, help="Show the traceback of an error.")
@@ -61,11 +65,7 @@ def main(checkpoint: str, debug: bool, **options: Any) -> None:
         refuse_contradictions(options)
         from xlab.commands.writing import write  # torch, which --help does not need
 
-        try:
-            write(checkpoint, options)
-        except BrokenPipeError:  # its reader, such as head, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-            sys.exit(PIPE_CLOSED)
+        write(checkpoint, options)
 
 
 def refuse_contradictions(options: dict[str, Any]) -> None:
@@ -85,13 +85,14 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
     for name in ("beam_width", "length_penalty"):
         if options[name] is not None and not options["beam_search"]:
             raise GenerationError(f"{_option(name)} belongs to beam search; add -b")
-    for name in ("regex", "json_schema"):
-        if options[name] is not None and options["beam_search"]:
+    for name in ("regex", "json_schema", "stop"):
+        if options[name] and options["beam_search"]:
             raise GenerationError(f"{_option(name)} has no meaning in a beam search; leave -b out")
     if options["regex"] is not None and options["json_schema"] is not None:
         raise GenerationError("--regex and --json-schema are two grammars; give one of them")
     if options["logprobs"] is not None and not options["as_json"]:
         raise GenerationError("--logprobs belongs to the JSON lines; add --json")
+    _refuse_guesses(options)
     if options["int8"] and options["bf16"]:
         raise GenerationError("--int8 and --bf16 are two ways to hold the weights; give one of them")
     if options["prompt"] is not None and options["prompts"] is not None:
@@ -100,6 +101,16 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         raise GenerationError(f"-s must be from 0 to 2**63 - 1, got {options['seed']}")
     if options["runs"] < 1:
         raise GenerationError(f"-n must be at least 1, got {options['runs']}")
+    if options["runs"] > 1 and (options["greedy"] or options["temperature"] == 0):
+        raise GenerationError(
+            f"the likeliest tokens make one text, not {options['runs']}; draw, search, or leave -n out"
+        )
+    if options["beam_search"] and options["runs"] > (options["beam_width"] or BEAMS):
+        raise GenerationError(
+            f"-n {options['runs']} is more than there are beams; ask for fewer texts, or give -w more"
+        )
+    if "" in options["stop"]:
+        raise GenerationError("--stop is empty, and every text ends before that; give it a text, or leave it out")
     for name in ("prompts", "as_json", "beam_search"):
         if options["chat"] and options[name]:
             raise GenerationError(f"--chat writes turn by turn, so {_option(name)} has no meaning with it")
@@ -109,5 +120,40 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         raise GenerationError("--chat writes one text; leave -n out")
 
 
+def _refuse_guesses(options: dict[str, Any]) -> None:
+    from xlab.errors import GenerationError
+
+    if options["draft_tokens"] is not None and options["draft"] is None:
+        raise GenerationError("--draft-tokens belongs to a draft model; add --draft CHECKPOINT")
+    if options["lookup"] is not None and options["draft"] is not None:
+        raise GenerationError("--lookup and --draft are two ways to guess; give one of them")
+    for name in ("lookup", "draft"):
+        if options[name] is not None and (options["beam_search"] or options["runs"] > 1):
+            several = "-b" if options["beam_search"] else "-n"
+            raise GenerationError(f"{_option(name)} follows one text at a time; leave {several} out")
+    for name in ("lookup", "draft_tokens"):
+        if options[name] is not None and options[name] < 1:
+            raise GenerationError(f"{_option(name)} must be at least 1, got {options[name]}")
+
+
+def in_options(message: str) -> str:
+    """A message of the engine's, in the words of this script: ``--limit`` for ``max_new_tokens``."""
+    return _SETTINGS.sub(lambda setting: _OPTIONS[setting.group()], message)
+
+
 def _option(name: str) -> str:
     return "--" + name.removeprefix("as_").replace("_", "-")
+
+
+# what the engine's user sets in Python, where it is not a plain word of its messages
+_OPTIONS = {
+    "max_new_tokens": "--limit",
+    "min_new_tokens": "--min-tokens",
+    "truncate=True": "--truncate",
+    "rolling=True": "--rolling",
+    **{name: _option(name) for name in ("top_k", "top_p", "min_p", "typical_p", "no_repeat_ngram", "logprobs")},
+    **{name: _option(name) for name in ("repetition_penalty", "presence_penalty", "frequency_penalty")},
+    **{name: _option(name) for name in ("beam_width", "length_penalty")},
+    "beams.width": "--beam-width",
+}
+_SETTINGS = re.compile(r"(?<!\w)(" + "|".join(map(re.escape, _OPTIONS)) + r")(?!\w)")

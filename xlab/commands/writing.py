@@ -1,5 +1,6 @@
 """What infer.py does once its options are known: load, ask the engine, and print as the text comes."""
 
+import io
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,26 +13,36 @@ from tqdm import tqdm
 
 from xlab import checkpoints
 from xlab.commands.chat import chat
-from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE
+from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE, in_options
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError, GenerationError
-from xlab.inference import BeamSettings, Engine, Handle, Request, Result, TokenLogprob
+from xlab.inference import BeamSettings, DraftModel, Engine, Handle, PromptLookup, Request, Result, TokenLogprob
 from xlab.inference.constraints import JsonSchemaConstraint, RegexConstraint
 from xlab.inference.requests import Timings
 from xlab.inference.shaping import Constraint
+from xlab.inference.speculation import Guesser
+from xlab.inference.weights import Precision
 
 Options = dict[str, Any]
 ROWS_AT_ONCE = 16
+_UTF8 = "utf-8-sig"  # some editors put a mark before the first line
 
 
 def write(checkpoint: str, options: Options) -> None:
     """Write what infer.py's ``options`` ask for to standard output.
 
     Raises:
-        GenerationError: for options that cannot be.
+        GenerationError: for options that cannot be, named as infer.py does.
         CheckpointError: if the checkpoint cannot be read.
         DataError: if the file of prompts cannot be read.
     """
+    try:
+        _write(checkpoint, options)
+    except GenerationError as error:
+        raise GenerationError(in_options(str(error))) from error
+
+
+def _write(checkpoint: str, options: Options) -> None:
     for module in options["allow_module"]:
         checkpoints.allow_module(module)
     decoder, tokenizer = checkpoints.load(checkpoint, device_of(options["device"]))
@@ -39,12 +50,14 @@ def write(checkpoint: str, options: Options) -> None:
     prompts = [options["prompt"] or ""] if options["prompts"] is None else read_prompts(options["prompts"])
     requests = [request_of(prompt, tokenizer, options) for prompt in prompts if not options["chat"]]
     rows = max([1, *(request.n_rows for request in requests)])
+    dtype: Precision = "int8" if options["int8"] else "bf16" if options["bf16"] else "keep"
     engine = Engine(
         decoder,
         tokenizer,
         max_rows=rows if len(requests) < 2 else max(rows, ROWS_AT_ONCE),
-        dtype="int8" if options["int8"] else "bf16" if options["bf16"] else "keep",
+        dtype=dtype,
         compile=options["compile"],
+        guesser=guesser_of(tokenizer, options, dtype),
     )
     if options["chat"]:
         chat(engine, lambda text: request_of(text, tokenizer, options | {"rolling": True}))
@@ -59,7 +72,7 @@ def write(checkpoint: str, options: Options) -> None:
             if options["as_json"]:
                 click.echo(json.dumps(as_json(prompt, request, result, tokenizer), ensure_ascii=False))
             elif result.error is not None:
-                click.echo(f"{prompt!r}: {result.error}", err=True)
+                click.echo(f"{_short(prompt)!r}: {in_options(str(result.error))}", err=True)
             else:
                 for completion in result.completions:
                     click.echo(prompt + completion.text)
@@ -136,6 +149,26 @@ def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
     return Request(ids, constraint=constraint_of(tokenizer, options), **how)
 
 
+def guesser_of(tokenizer: Tokenizer, options: Options, dtype: Precision) -> Guesser | None:
+    """What guesses ahead, if the options name something.
+
+    Raises:
+        CheckpointError: if the draft cannot be read.
+        GenerationError: if it speaks another vocabulary.
+    """
+    if options["lookup"] is not None:
+        return PromptLookup(options["lookup"])
+    if options["draft"] is None:
+        return None
+    draft, its_tokenizer = checkpoints.load(options["draft"], device_of(options["device"]))
+    if its_tokenizer.fingerprint != tokenizer.fingerprint:
+        raise GenerationError(
+            f"{options['draft']} has another tokenizer than the model, so its guesses mean something else; take a "
+            "draft that was trained with the model's tokenizer"
+        )
+    return DraftModel(draft, options["draft_tokens"] or 4, dtype=dtype)
+
+
 def constraint_of(tokenizer: Tokenizer, options: Options) -> Constraint | None:
     """Make the grammar that the text must follow, if one is asked for.
 
@@ -157,7 +190,7 @@ def constraint_of(tokenizer: Tokenizer, options: Options) -> Constraint | None:
 def as_json(prompt: str, request: Request, result: Result, tokenizer: Tokenizer) -> Options:
     """Give a result as plain data."""
     if result.error is not None:
-        return {"prompt": prompt, "error": str(result.error)}
+        return {"prompt": prompt, "error": in_options(str(result.error))}
     texts = [
         {
             "text": completion.text,
@@ -195,23 +228,30 @@ def read_prompts(name: str) -> list[str]:
     Raises:
         DataError: if the file cannot be read, is no UTF-8, or has no prompt.
     """
+    where = "standard input" if name == "-" else name
     try:
         if name == "-":
-            lines = _lines(sys.stdin)
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(encoding=_UTF8, errors="strict")  # whatever the terminal's encoding is
+            lines = _lines(sys.stdin or io.StringIO())  # None where it is closed
         else:
-            with open(Path(name).expanduser(), encoding="utf-8") as file:
+            with open(Path(name).expanduser(), encoding=_UTF8) as file:
                 lines = _lines(file)
     except OSError as error:
-        raise DataError(f"cannot read the prompts in {name}: {error.strerror}") from error
+        raise DataError(f"cannot read the prompts in {where}: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from error
+        raise DataError(f"{where} is not UTF-8: byte {error.object[error.start]:#04x} at {error.start}") from error
     if not lines:
-        raise DataError(f"{'standard input' if name == '-' else name} has no prompts; write one in each line")
+        raise DataError(f"{where} has no prompts; write one in each line")
     return lines
 
 
 def _lines(file: TextIO) -> list[str]:
     return [line.rstrip("\r\n") for line in file if line.strip()]
+
+
+def _short(prompt: str) -> str:
+    return prompt if len(prompt) <= 60 else f"{prompt[:60]}…"
 
 
 def device_of(name: str) -> torch.device:
@@ -222,7 +262,9 @@ def device_of(name: str) -> torch.device:
     """
     try:
         device = torch.device(name)
+        if device.type == "cpu" and device.index:
+            raise RuntimeError("there is one cpu, of all cores")
         torch.empty(1, device=device).item()  # the meta device holds nothing
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise GenerationError(f"the device {name!r} is not to be had here: {str(error).splitlines()[0]}") from error
-    return device
+    return torch.device("cpu") if device.type == "cpu" else device  # checkpoints know no cpu:0

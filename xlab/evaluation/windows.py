@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xlab.errors import ConfigError, GenerationError
+from xlab.inference import checks
 from xlab.transformer.decoder import Decoder
 
 _LOGITS_AT_ONCE = 1 << 23  # 32 MB in fp32, however large the vocabulary
@@ -71,16 +72,33 @@ def scores(
 
     Raises:
         ConfigError: for a batch size below 1.
-        GenerationError: when the model gives a token no finite loss.
+        GenerationError: for one beyond memory, and when the model gives a token no finite loss.
     """
     if batch_size < 1:
         raise ConfigError(f"the batch size must be at least 1, got {batch_size}")
+    checks.memory(
+        batch_bytes(decoder, batch_size),
+        decoder.unembedding.device,
+        purpose=f"a batch of {batch_size} windows of {decoder.max_len} tokens",
+        remedy="give a smaller batch size",
+    )
     remaining = iter(windows)
     while some := list(islice(remaining, min(_BATCHES_AT_ONCE * batch_size, sys.maxsize))):
         some.sort(key=lambda item: len(item[1].tokens))  # rows of about equal length need little padding
         for start in range(0, len(some), batch_size):
             keys, batch = zip(*some[start : start + batch_size], strict=True)
             yield from zip(keys, score(decoder, batch), strict=True)
+
+
+def batch_bytes(decoder: Decoder, batch_size: int) -> int:
+    """How much memory ``batch_size`` whole windows take at least: their tokens, and the activations of one layer.
+
+    These are what goes in and comes out, and its widest product: a feed-forward layer holds two of them.
+    """
+    inner = max((weight.size(0) for weight in decoder.blocks.parameters() if weight.dim() == 2), default=0)
+    d_model, item_size = decoder.unembedding.size(1), decoder.unembedding.element_size()
+    of_token = _BATCHES_AT_ONCE * np.dtype(np.int64).itemsize + 2 * (d_model + inner) * item_size
+    return batch_size * decoder.max_len * of_token
 
 
 @torch.no_grad()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xlab.inference.beam_search import Beams, DiverseBeams
+from xlab.inference.detokenizer import whole
 from xlab.inference.drawing import Choice
 from xlab.inference.filters import widest
 from xlab.inference.requests import Completion, Piece, Request, TokenLogprob
@@ -30,7 +31,8 @@ class PromptScorer:
 
 
 def pieces_of(sampler: Sampler, request: Request) -> list[Piece]:
-    """What the last step brought to a request's texts."""
+    """What came to a request's texts since this was asked last."""
+    news_of_all = sampler.collect()
     if request.n_texts > request.n:
         return []  # which texts are the best is known at the end
     return [
@@ -41,7 +43,7 @@ def pieces_of(sampler: Sampler, request: Request) -> list[Piece]:
             None if news.choice is None or request.logprobs is None else _logprob(news.choice),
             news.finish_reason,
         )
-        for news in sampler.news
+        for news in news_of_all
     ]
 
 
@@ -84,7 +86,7 @@ def searched(beams: Beams | DiverseBeams, decode: Callable[[Sequence[int]], str]
     return [
         Completion(
             tuple(text.tokens),
-            "" if decode is None else decode(text.tokens),
+            "" if decode is None else whole(decode(text.tokens)),
             "eos" if text.finished else "length",
             score=text.score,
         )

@@ -123,10 +123,12 @@ def beams_for(
         GenerationError: for settings that cannot be.
     """
     n_groups = checks.count("n_groups", n_groups, least=1, remedy="1 is plain beam search")
+    width = checks.count("beam_width", width, least=1, remedy="1 follows a single text")
+    checks.moderate("diversity_penalty", diversity_penalty, remedy="0 lets groups choose alike")
+    if diversity_penalty < 0:
+        raise GenerationError(f"diversity_penalty must be at least 0, got {diversity_penalty}")
     if n_groups == 1 and not diversity_penalty:
         return Beams(vocabulary, width=width, **settings)
-    if not 0 <= diversity_penalty < math.inf:
-        raise GenerationError(f"diversity_penalty must be at least 0, got {diversity_penalty}")
     if width % n_groups:
         raise GenerationError(f"beam_width must be divisible by n_groups, got {width} and {n_groups}")
     groups = [Beams(vocabulary, width=width // n_groups, **settings) for _ in range(n_groups)]
@@ -156,13 +158,14 @@ class Beams:
         self.output_length = checks.count(
             "output_length", output_length, least=0, remedy="it is the number of new tokens"
         )
+        checks.number("length_penalty", length_penalty)
         # e ** 700 is about the largest float64
-        if not abs(length_penalty) * math.log(max(output_length, 2)) < 700:
+        if not abs(length_penalty) < 700 / math.log(max(output_length, 2)):
             raise GenerationError(
                 f"length_penalty must be a moderate number, got {length_penalty}; 0 compares the log-probabilities"
             )
         self.length_penalty = length_penalty
-        if early_stopping not in (True, False, "never"):
+        if not isinstance(early_stopping, bool) and early_stopping != "never":
             raise GenerationError(f'early_stopping must be True, False or "never", got {early_stopping!r}')
         self.early_stopping = early_stopping
         # transformers keeps as many ended texts as beams, and stops by the worst of them
@@ -183,7 +186,7 @@ class Beams:
             return self.width
         texts = 1
         for _ in range(self.output_length - 1):  # the last step's texts are never fed
-            if texts >= self.width:
+            if texts >= self.width or vocab_size == 1:
                 break
             texts *= vocab_size
         return min(self.width, texts)

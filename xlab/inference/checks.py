@@ -3,22 +3,60 @@
 import math
 import operator
 import os
+from collections.abc import Collection
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from xlab.errors import GenerationError
 
+LARGEST = 1e30  # of a bias or penalty: float32 holds 3e38, so a logit and a million of these stay finite
+
 
 def count(name: str, value: int, *, least: int, remedy: str) -> int:
     """Return ``value`` as an int, or raise GenerationError when it is no whole number ≥ ``least``."""
     try:
-        number = operator.index(value)
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = least - 1
     if number < least:
-        raise GenerationError(f"{name} must be a whole number of at least {least}, got {value!r}; {remedy}")
+        raise GenerationError(f"{name} must be a whole number of at least {least}, got {shown(value)}; {remedy}")
     return number
+
+
+def number(name: str, value: object) -> None:
+    """Raise GenerationError unless ``value`` is a number; how large it may be is the caller's to say."""
+    if isinstance(value, bool) or not isinstance(value, float | int | np.floating | np.integer):
+        raise GenerationError(f"{name} must be a number, got {shown(value)}")
+
+
+def moderate(name: str, value: float, *, remedy: str) -> None:
+    """Raise GenerationError unless ``value`` is a number that can be added to a logit a million times in float32."""
+    number(name, value)
+    if not abs(value) <= LARGEST:
+        raise GenerationError(f"{name} must be from -{LARGEST:g} to {LARGEST:g}, got {shown(value)}; {remedy}")
+
+
+def ids(name: str, values: object, vocab_size: int | None) -> tuple[int, int]:
+    """Return the least and the largest of token ids (of none: 0).
+
+    Raises:
+        GenerationError: unless they are whole numbers, and of a vocabulary of ``vocab_size`` (None: not known yet).
+    """
+    listed = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+    if not isinstance(listed, Collection) or isinstance(listed, str | bytes):
+        raise GenerationError(f"{name} must be a list of token ids, got {shown(values)}")
+    # by kinds, of which there are few, and not by ids: a prompt may have a million
+    for kind in set(map(type, listed)):
+        if not issubclass(kind, int | np.integer) or kind is bool:
+            wrong = next(value for value in listed if type(value) is kind)
+            raise GenerationError(f"{name} must be a list of token ids, and holds {shown(wrong)}")
+    lowest, highest = min(listed, default=0), max(listed, default=0)
+    if vocab_size is not None:
+        token(f"{name} contains token id", lowest, vocab_size)
+        token(f"{name} contains token id", highest, vocab_size)
+    return lowest, highest
 
 
 def prompt(x: Tensor) -> None:
@@ -63,13 +101,12 @@ def best_logit(value: float) -> None:
         raise GenerationError("the model gives every allowed token probability 0; exclude fewer classes")
 
 
-def memory(needed: int, device: torch.device, *, purpose: str) -> None:
+def memory(needed: int, device: torch.device, *, purpose: str, remedy: str = "ask for fewer or shorter texts") -> None:
     """Raise GenerationError when ``needed`` bytes are more than the device has free."""
     free = free_memory(device)
     if free is not None and needed > free:
         raise GenerationError(
-            f"{purpose} would take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; ask for fewer or "
-            "shorter texts"
+            f"{purpose} would take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are free; {remedy}"
         )
 
 
@@ -88,3 +125,9 @@ def free_memory(device: torch.device) -> int | None:
             return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         except (AttributeError, OSError, ValueError):
             return None
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from xlab.errors import GenerationError
+from xlab.inference.intersections import n_patterns, patterns_at_once
 
 if TYPE_CHECKING:
     from xlab.data.tokenizers import Tokenizer
 
 _Self = TypeVar("_Self", bound="GrammarConstraint")
 
+_MOST_PATTERNS = 12  # that one string has to match: compiled in a hundredth of a second
 # as Python's json.dumps writes, which models have read most; free white space could go on for ever
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
@@ -120,8 +122,15 @@ class RegexConstraint(GrammarConstraint):
     """
 
     def __init__(self, pattern: str, tokenizer: "Tokenizer", *, vocab_size: int | None = None) -> None:
-        grammar = _llguidance().LLMatcher.grammar_from_regex(pattern)
-        super().__init__(grammar, f"the pattern {_short(pattern)}", tokenizer, vocab_size=vocab_size)
+        if not isinstance(pattern, str):
+            raise GenerationError(f"a pattern must be a string, got {pattern!r}")
+        description = f"the pattern {_short(pattern)}"
+        compiler = _llguidance().LLMatcher
+        try:
+            grammar = compiler.grammar_from_regex(pattern)
+        except ValueError as error:
+            raise GenerationError(f"{description} is not UTF-8: {error}") from error
+        super().__init__(grammar, description, tokenizer, vocab_size=vocab_size)
 
 
 class JsonSchemaConstraint(GrammarConstraint):
@@ -140,7 +149,10 @@ class JsonSchemaConstraint(GrammarConstraint):
         self, schema: str | Mapping[str, Any] | bool, tokenizer: "Tokenizer", *, vocab_size: int | None = None
     ) -> None:
         compiler = _llguidance().LLMatcher
-        text = schema if isinstance(schema, str) else json.dumps(schema)
+        try:
+            text = schema if isinstance(schema, str) else json.dumps(schema)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise GenerationError(f"the schema is not JSON: {error}") from error
         description = f"the schema {_short(text)}"
         try:
             parsed = json.loads(text)
@@ -150,7 +162,18 @@ class JsonSchemaConstraint(GrammarConstraint):
             raise GenerationError(f"no text matches {description}")
         if not isinstance(parsed, dict | bool):
             raise GenerationError(f"{description} is no JSON schema: it must be an object")
-        grammar = compiler.grammar_from_json_schema(json.dumps({} if parsed is True else parsed), overrides=_JSON_STYLE)
+        text = json.dumps({} if parsed is True else parsed)
+        try:
+            grammar = compiler.grammar_from_json_schema(text, overrides=_JSON_STYLE)
+        except ValueError as error:  # nested deeper than it follows, or a number of its own kind
+            raise GenerationError(f"{description} cannot be followed: {error}") from error
+        at_once = patterns_at_once(parsed) if n_patterns(parsed) > _MOST_PATTERNS else 0
+        if at_once is None or at_once > _MOST_PATTERNS:
+            found = "too many combinations" if at_once is None else f"{at_once} patterns"
+            raise GenerationError(
+                f"{description} has {found} for one string to match at once, which may compile for ever; "
+                f"{_MOST_PATTERNS} patterns are allowed"
+            )
         super().__init__(grammar, description, tokenizer, vocab_size=vocab_size)
 
 

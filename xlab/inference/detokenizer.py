@@ -3,12 +3,22 @@
 from collections.abc import Callable, Sequence
 
 REPLACEMENT = "�"
+_HELD = 16  # tokens of a text that does not end whole; then it is looked at from a later place on
+
+
+def whole(text: str) -> str:
+    """A text without the character that it only begins, if it ends so.
+
+    What follows tells half a character from bytes that are none, so at the end U+FFFD is taken for the first: three of
+    them at most, since byte fallback writes one for each of a character's first three bytes.
+    """
+    return text[: max(len(text.rstrip(REPLACEMENT)), len(text) - 3)]
 
 
 class Detokenizer:
-    """Turn tokens into pieces of text, which joined are what decoding all tokens at once gives.
+    """Turn tokens into pieces of text, which joined are the ``whole`` of what decoding all tokens at once gives.
 
-    Bytes at the end that may be the beginning of a character are held back until it is whole, or until ``flush``.
+    Bytes at the end that may be the beginning of a character are held back until it is whole.
 
     Args:
         decode: token ids to text; half a character becomes U+FFFD.
@@ -25,22 +35,35 @@ class Detokenizer:
         """The text that is certain now and was not before."""
         self._ids.append(token)
         text = self._decode(self._ids[self._start :])
-        whole = text.rstrip(REPLACEMENT)
-        # byte fallback writes a character's first three bytes as three U+FFFD; earlier ones are there to stay
-        whole = text[: max(len(whole), len(text) - 3)]
-        piece = whole[self._given :]
-        self._given = max(self._given, len(whole))
-        if len(whole) == len(text):
+        certain = whole(text)
+        piece = certain[self._given :]
+        self._given = max(self._given, len(certain))
+        n_held = len(self._ids) - self._border
+        if len(certain) == len(text):
             self._start, self._border = self._border, len(self._ids)
             self._given = len(self._decode(self._ids[self._start :]))
+        elif n_held >= _HELD and n_held % _HELD == 0:
+            self._begin_later(text)
         return piece
 
     def flush(self) -> str:
-        """What is held back, as it is."""
-        text = self._decode(self._ids[self._start :])
-        piece = text[self._given :]
-        self._given = len(text)
-        return piece
+        """What is still to come at the text's end: nothing, since half a character is left out."""
+        return ""
+
+    def _begin_later(self, text: str) -> None:
+        """Move the start into bytes that are no characters, so that a step's work does not grow with their number.
+
+        The last nine tokens hold all that is held back, three U+FFFD of three tokens at most; and of three places one
+        after another, one is within no character.
+        """
+        end = len(self._ids)
+        for place in range(end - 9, end - 12, -1):
+            before, after = self._decode(self._ids[self._start : place]), self._decode(self._ids[place:])
+            n_left = len(text) - len(after)
+            if len(before) <= n_left <= self._given and text.endswith(after):
+                self._start = self._border = place
+                self._given -= n_left
+                return
 
 
 class StopStrings:

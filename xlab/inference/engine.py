@@ -19,6 +19,7 @@ from xlab.inference.sampling import Sampler, Text
 from xlab.inference.scheduler import Job, Scheduler, decoder_of
 from xlab.inference.shaping import Constrained
 from xlab.inference.slots import Slots
+from xlab.inference.speculation import DraftModel, Guesser
 from xlab.inference.vocabulary import Vocabulary
 from xlab.inference.weights import Precision, prepare
 from xlab.transformer.decoder import Decoder
@@ -63,9 +64,11 @@ class Engine:
         dtype: "keep" decodes in the decoder's own type, "fp32" and "bf16" in these, "int8" with weights of a byte.
         compile: compile the step of decoding; the first of each batch size then takes a minute.
         chunk: tokens of prompts that one step may feed, while others wait for their next token.
+        guesser: guesses what a text that runs alone goes on with: the same text, in fewer passes.
 
     Raises:
-        GenerationError: for a size that cannot be, or a cache larger than the memory that is free.
+        GenerationError: for a size that cannot be, a cache larger than the memory that is free, or a guesser for a
+            model other than XLab's.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Engine:
         dtype: Precision = "keep",
         compile: bool = False,
         chunk: int = 512,
+        guesser: Guesser | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.max_rows = checks.count("max_rows", max_rows, least=1, remedy="it is the number of texts side by side")
@@ -93,11 +97,13 @@ class Engine:
         self.max_len = longest if max_len is None else max_len
         self.cache_bytes = 0
         decoder = decoder_of(model)
+        if guesser is not None:
+            self._check_guesser(guesser, decoder)
         if decoder is not None:
             self.rows: Slots | PlainRows = self._slots(decoder, dtype, compile, chunk)
         else:
             self.rows = PlainRows(_uncached(model), self.device, self.max_len or 0, max_rows=max_rows)
-        self.scheduler = Scheduler(self.rows)
+        self.scheduler = Scheduler(self.rows, None if guesser is None else guesser.guess)
         self._handles: dict[Job, Handle] = {}
 
     def _slots(self, decoder: Decoder, dtype: Precision, compile: bool, chunk: int) -> Slots:
@@ -109,6 +115,15 @@ class Engine:
         cache = prepared.decoder.make_cache(self.max_rows, self.max_len, dtype=prepared.dtype)
         decode = FixedStep(prepared.decoder, prepared.project, cache) if compile else None
         return Slots(prepared.decoder, cache, project=prepared.project, chunk=chunk, decode=decode)
+
+    def _check_guesser(self, guesser: Guesser, decoder: Decoder | None) -> None:
+        if decoder is None:
+            raise GenerationError("guesses are checked over the cache of XLab's decoder, and this model has none")
+        if isinstance(guesser, DraftModel) and guesser.vocab_size != decoder.vocab_size:
+            raise GenerationError(
+                f"the draft model has a vocabulary of {guesser.vocab_size}, the model one of {decoder.vocab_size}; "
+                "they must share their tokenizer"
+            )
 
     @property
     def is_idle(self) -> bool:

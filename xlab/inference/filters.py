@@ -24,6 +24,7 @@ class Temperature:
     temperature: float
 
     def __post_init__(self) -> None:
+        checks.number("temperature", self.temperature)
         if not 0 <= self.temperature < math.inf:
             raise GenerationError(
                 f"temperature must be a finite number of at least 0, got {self.temperature}; 0 is greedy, 1 as learned"
@@ -43,7 +44,7 @@ class TopK:
     k: int
 
     def __post_init__(self) -> None:
-        checks.count("top_k", self.k, least=1, remedy="None keeps every token")
+        checks.count("top_k", self.k, least=1, remedy="leave it out to keep every token")
 
     def __call__(self, logits: Tensor) -> Tensor:
         return logits.masked_fill(~is_top_k(logits, self.k), -torch.inf)
@@ -60,8 +61,9 @@ class TopP:
     p: float
 
     def __post_init__(self) -> None:
+        checks.number("top_p", self.p)
         if not 0 < self.p <= 1:
-            raise GenerationError(f"top_p must be above 0 and at most 1, got {self.p}; 1 or None keeps every token")
+            raise GenerationError(f"top_p must be above 0 and at most 1, got {self.p}; 1 keeps every token")
 
     def __call__(self, logits: Tensor) -> Tensor:
         if self.p == 1:  # rounding would let the sum reach 1 before the last token
@@ -80,8 +82,9 @@ class MinP:
     p: float
 
     def __post_init__(self) -> None:
+        checks.number("min_p", self.p)
         if not 0 <= self.p <= 1:
-            raise GenerationError(f"min_p must be in [0, 1], got {self.p}; 0 or None keeps every token")
+            raise GenerationError(f"min_p must be in [0, 1], got {self.p}; 0 keeps every token")
 
     def __call__(self, logits: Tensor) -> Tensor:
         if self.p == 0:
@@ -102,8 +105,9 @@ class Typical:
     p: float
 
     def __post_init__(self) -> None:
+        checks.number("typical_p", self.p)
         if not 0 < self.p <= 1:
-            raise GenerationError(f"typical_p must be above 0 and at most 1, got {self.p}; 1 or None keeps every token")
+            raise GenerationError(f"typical_p must be above 0 and at most 1, got {self.p}; 1 keeps every token")
 
     def __call__(self, logits: Tensor) -> Tensor:
         if self.p == 1:

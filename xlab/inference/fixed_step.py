@@ -4,6 +4,7 @@ Letters: R rows, S keys, H key-value heads, Dh width of a head, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kv_cache import KVCache, Placement
 
-_keys = count()
+_numbers = count()
 
 
 class FixedPlacement(Placement):
@@ -50,6 +51,16 @@ class FixedPlacement(Placement):
         return all_keys[:, :, :end], all_values[:, :, :end]
 
 
+@dataclass
+class _Rows:
+    """The first rows of the cache, as the compiled step takes them."""
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    guard: str
+    is_compiled: bool = False
+
+
 class FixedStep:
     """Decode one token of each row: tokens and lengths in, logits out, compiled for each power of two of rows.
 
@@ -66,38 +77,44 @@ class FixedStep:
         self.decoder, self.project, self.cache = decoder, project, cache
         # Hundreds of guards would be looked at in every step, to find that nothing has changed: nothing can, but the
         # number of rows and the engine, and these have keys of their own.
-        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [guard.name == "key" for guard in guards]}
+        options: dict[str, Any] = {"guard_filter_fn": lambda guards: [guard.name == "guard" for guard in guards]}
         self._step = torch.compile(self._logits, backend=backend, dynamic=False, fullgraph=True, options=options)
-        self._compiled: dict[int, str] = {}
+        self._rows: dict[int, _Rows] = {}
 
     def __call__(self, ids: list[int], lengths: list[int]) -> Tensor:
         """Logits (R, V) for as many ids as there are; the other lengths are of rows beside them, which stay intact.
 
         Rows that only fill up the shape write where their own next token will be stored over it.
         """
-        from torch._dynamo import config, mark_dynamic  # a second's import, which only compiling needs
-
         n_rows = 1 << (len(ids) - 1).bit_length()
         n_rows = min(n_rows, self.cache.batch_size)
-        device = self.cache.keys[0].device
+        if n_rows not in self._rows:
+            view = self.cache.rows(0, n_rows)
+            self._rows[n_rows] = _Rows(view.keys, view.values, f"{n_rows} rows of step {next(_numbers)}")
+        rows = self._rows[n_rows]
+        device = rows.keys[0].device
         padded = torch.tensor(ids + [0] * (n_rows - len(ids)), device=device).unsqueeze(-1)
         held = torch.tensor([*lengths, *[0] * n_rows][:n_rows], device=device)
         end = max(lengths[: len(ids)]) + 1
         seen = (torch.arange(end, device=device) <= held.unsqueeze(-1))[:, None, None]  # (R, 1, 1, S)
-        rows = self.cache.rows(0, n_rows)
-        if n_rows not in self._compiled:
-            if end == self.cache.capacity:  # from which the compiler would conclude that it always is
-                return self._logits(padded, held, seen, rows.keys, rows.values, "eager")[: len(ids)]
-            self._compiled[n_rows] = f"{n_rows} rows of step {next(_keys)}"
+        inputs = padded, held, seen, rows.keys, rows.values, rows.guard
+        if rows.is_compiled:
+            logits = self._step(*inputs)
+        elif end == self.cache.capacity:  # from which the compiler would conclude that it always is
+            logits = self._logits(*inputs)
+        else:
+            from torch._dynamo import config, mark_dynamic  # a second's import
+
             mark_dynamic(seen, 3)
-        # a limit for what recompiles without end: here it is once for each number of rows, but for every engine anew
-        with config.patch(recompile_limit=1024):
-            logits = self._step(padded, held, seen, rows.keys, rows.values, self._compiled[n_rows])
+            # a limit for what recompiles without end: here it is once for each number of rows, but of every engine
+            with config.patch(recompile_limit=1024):
+                logits = self._step(*inputs)
+            rows.is_compiled = True
         return logits[: len(ids)]
 
     def _logits(
-        self, ids: Tensor, lengths: Tensor, seen: Tensor, keys: list[Tensor], values: list[Tensor], key: str
+        self, ids: Tensor, lengths: Tensor, seen: Tensor, keys: list[Tensor], values: list[Tensor], guard: str
     ) -> Tensor:
-        assert key  # the compiler guards what is looked at
+        assert guard  # the compiler guards what is looked at
         hidden = self.decoder.hidden_at(ids, FixedPlacement(keys, values, lengths, seen))
         return self.project(hidden[:, -1])

@@ -4,7 +4,7 @@ Letters: N outputs and K inputs of a projection.
 """
 
 from itertools import count
-from weakref import WeakValueDictionary
+from weakref import finalize
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +26,19 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.to(dtype)
         self.n_outputs = weight.size(0)
         self.number = next(_numbers)
-        _by_number[self.number] = self
+        _packed[self.number] = self.weight, self.bias
+        finalize(self, _packed.pop, self.number)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             y: Tensor = torch.ops.xlab.packed_linear(x, self.number, self.n_outputs)
             return y
-        return self.multiply(x)
+        return _multiply(x, self.weight, self.bias)
 
-    def multiply(self, x: Tensor) -> Tensor:
-        """What ``forward`` gives, as PyTorch's own operation."""
-        y: Tensor = _product(x, self.weight, self.bias, "none", [], "")
-        return y
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = _product(x, weight, bias, "none", [], "")
+    return y
 
 
 def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
@@ -51,12 +52,12 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
 # way, freezing, packs the weights once more for every number of rows, and cannot be kept from one run to the next.
 _product = torch.ops.mkldnn._linear_pointwise.default
 _numbers = count()
-_by_number: WeakValueDictionary[int, PackedLinear] = WeakValueDictionary()
+_packed: dict[int, tuple[Tensor, Tensor | None]] = {}
 # not torch.library.custom_op, whose calls take five times as long
 _library = torch.library.Library("xlab", "DEF")  # type: ignore[no-untyped-call]
 _library.define("packed_linear(Tensor x, int number, int n_outputs) -> Tensor")  # type: ignore[no-untyped-call]
 _library.impl(  # type: ignore[no-untyped-call]
-    "packed_linear", lambda x, number, n_outputs: _by_number[number].multiply(x), "CPU"
+    "packed_linear", lambda x, number, n_outputs: _multiply(x, *_packed[number]), "CPU"
 )
 torch.library.register_fake(
     "xlab::packed_linear", lambda x, number, n_outputs: x.new_empty(*x.shape[:-1], n_outputs), lib=_library

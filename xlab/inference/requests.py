@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from xlab.errors import GenerationError
-from xlab.inference import checks
+from xlab.inference import request_checks
 from xlab.inference.beam_search import EarlyStopping
 from xlab.inference.filters import LogitFilter
 from xlab.inference.sampling import filters_for
@@ -48,7 +48,7 @@ class Request:
     """A prompt, and how to go on from it.
 
     Attributes:
-        prompt: token ids, not empty.
+        prompt: token ids, not empty; a list, or a 1-D array or tensor.
         max_new_tokens: how many to add at most.
         min_new_tokens: before so many, EOS is forbidden.
         temperature: divisor of the logits; 0 takes the likeliest token and draws nothing.
@@ -105,69 +105,13 @@ class Request:
     def check(self, vocab_size: int | None) -> None:
         """Refuse what cannot be answered.
 
+        Args:
+            vocab_size: of the model; None where it is not known before the first logits.
+
         Raises:
             GenerationError: naming the setting.
         """
-        if not len(self.prompt):
-            raise GenerationError("the prompt is empty; begin it with the tokenizer's sos token")
-        if vocab_size is not None:
-            for ids, subject in (
-                (self.prompt, "the prompt contains token id"),
-                (self.logit_bias, "logit_bias contains token id"),
-                (self.banned_ids, "banned_ids contains token id"),
-                (self.eos_ids, "eos_ids contains token id"),
-            ):
-                for token_id in (min(ids, default=0), max(ids, default=0)):
-                    checks.token(subject, token_id, vocab_size)
-            if len(set(self.banned_ids)) == vocab_size:
-                raise GenerationError(f"banned_ids contains all {vocab_size} ids; leave at least one to generate")
-        checks.count("max_new_tokens", self.max_new_tokens, least=1, remedy="it is the number of tokens to add")
-        checks.count("min_new_tokens", self.min_new_tokens, least=0, remedy="0 lets the text end at once")
-        checks.count("n", self.n, least=1, remedy="it is the number of texts")
-        for name in ("logprobs", "prompt_logprobs"):
-            if (value := getattr(self, name)) is not None:
-                checks.count(name, value, least=0, remedy="None reports nothing, 0 the chosen token alone")
-        if self.min_new_tokens > self.max_new_tokens:
-            raise GenerationError(
-                f"min_new_tokens is {self.min_new_tokens}, more than max_new_tokens, {self.max_new_tokens}"
-            )
-        if self.best_of is not None and checks.count("best_of", self.best_of, least=1, remedy="None is n") < self.n:
-            raise GenerationError(f"best_of is {self.best_of}, less than n, {self.n}")
-        if isinstance(self.stop, str) or not all(self.stop):
-            raise GenerationError(f"stop must be a list of strings, none empty, got {self.stop!r}")
-        if any(math.isnan(bias) for bias in self.logit_bias.values()):
-            raise GenerationError("logit_bias contains NaN")
-        if (self.n_texts > 1) and self.temperature == 0 and self.beams is None:
-            raise GenerationError(f"at temperature 0 all {self.n_texts} texts would be the same; draw, or ask for one")
-        self.filters()
-        self.shapers()
-        if self.beams is not None:
-            self._check_beams(self.beams)
-
-    def _check_beams(self, beams: BeamSettings) -> None:
-        alone = {
-            "top_k": None,
-            "top_p": None,
-            "min_p": None,
-            "typical_p": None,
-            "best_of": None,
-            "seed": None,
-            "logprobs": None,
-            "constraint": None,
-            "repetition_penalty": 1.0,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-            "no_repeat_ngram": None,
-            "min_new_tokens": 0,
-        }
-        for name, default in alone.items():
-            if getattr(self, name) != default:
-                raise GenerationError(f"{name} has no meaning in a beam search; leave it or the beams out")
-        if self.stop or self.logit_bias or len(self.eos_ids) > 1:
-            raise GenerationError("a beam search ends by one EOS token, and takes no stop strings and no logit_bias")
-        checks.count("beams.width", beams.width, least=1, remedy="1 follows a single text")
-        if self.n > beams.width:
-            raise GenerationError(f"n is {self.n}, more than there are beams, {beams.width}")
+        request_checks.check(self, vocab_size)
 
     @property
     def n_texts(self) -> int:
@@ -201,7 +145,7 @@ class Request:
         bias = {**self.logit_bias, **dict.fromkeys(self.banned_ids, -math.inf)}
         if bias:
             shapers.append(Bias(bias))
-        if self.min_new_tokens and self.eos_ids:
+        if self.min_new_tokens and len(self.eos_ids):
             shapers.append(LongEnough(self.min_new_tokens, tuple(self.eos_ids)))
         return shapers
 
@@ -239,7 +183,8 @@ class Completion:
 
     Attributes:
         tokens: without EOS.
-        text: what the tokens say, cut before a stop string; empty without a tokenizer.
+        text: what the tokens say, cut before a stop string, and before a character whose last bytes were never
+            generated; empty without a tokenizer.
         finish_reason: "eos", "stop", "length", "cancelled" or "error".
         logprobs: one for each token, if the request wants them.
         score: of a beam; of a drawn text its log-probability, EOS included, if the request wants it or ``best_of``.

@@ -41,6 +41,7 @@ class Row:
         held: how many tokens of the window a cache holds.
         place: which row of a cache holds them.
         has_logits: whether the model has been fed to the end once.
+        guesses: tokens that may follow; the model is fed with them too, and gives logits after each.
         on_prompt: takes the logits (T, V) of the prompt's positions as they come, first to last.
     """
 
@@ -49,7 +50,12 @@ class Row:
     held: int = 0
     place: int = 0
     has_logits: bool = False
+    guesses: list[int] = field(default_factory=list)
     on_prompt: Callable[[Tensor], None] | None = None
+
+    def become(self, other: "Row") -> None:
+        """Hold what another row holds, but for its place."""
+        self.ids, self.window, self.held, self.has_logits = list(other.ids), other.window, other.held, other.has_logits
 
     @property
     def context(self) -> list[int]:
@@ -72,17 +78,25 @@ class Rows(Protocol):
     max_rows: int | None
     """How many rows fit; None is no limit."""
 
+    def room(self, row: Row) -> int:
+        """How many guesses a row can be given now: none while it is not about to grow by one token."""
+
     def open(self, ids: Sequence[int], window: int | None) -> Row:
         """Start a row."""
 
-    def fork(self, rows: Sequence[Row]) -> list[Row]:
-        """Start a row for each of ``rows``, so far the same as it; the model has been fed with them."""
+    def fork(self, rows: Sequence[Row], instead_of: Sequence[Row] = ()) -> list[Row]:
+        """Start a row for each of ``rows``, so far the same as it; the model has been fed with them.
+
+        The first of them take the places of the rows ``instead_of``, which end.
+        """
 
     def close(self, row: Row) -> None:
         """Forget a row."""
 
     def feed(self) -> tuple[list[Row], Tensor | None]:
-        """Run the model; return the rows that it has seen to their ends, and the logits (R, V) that follow them.
+        """Run the model; return the rows that it has seen to their ends, and the logits that follow them.
+
+        The logits are (R, V), with as many more behind a row's own as it has guesses: those that follow each.
 
         Raises:
             GenerationError: when a context outgrows the model, or the model returns something other than logits.
@@ -108,6 +122,9 @@ class PlainRows:
     rows: list[Row] = field(default_factory=list)
     cache: Cache | None = None
 
+    def room(self, row: Row) -> int:
+        return 0
+
     def open(self, ids: Sequence[int], window: int | None) -> Row:
         row = Row(list(ids), window)
         is_first = not self.rows
@@ -119,9 +136,12 @@ class PlainRows:
             self.cache = self.model.make_cache(1, capacity if longest is None else min(capacity, longest))
         return row
 
-    def fork(self, rows: Sequence[Row]) -> list[Row]:
-        twins = [Row(list(row.ids), row.window, row.held, row.place, row.has_logits) for row in rows]
-        self.rows += twins
+    def fork(self, rows: Sequence[Row], instead_of: Sequence[Row] = ()) -> list[Row]:
+        twins = [*instead_of, *(Row([]) for _ in rows[len(instead_of) :])]
+        for row, twin in zip(rows, twins, strict=True):
+            twin.become(row)
+            twin.place = row.place
+        self.rows += twins[len(instead_of) :]
         return twins
 
     def close(self, row: Row) -> None:

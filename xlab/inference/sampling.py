@@ -105,7 +105,7 @@ def stream(
 
 def _tokens(steps: Iterator[object], sampler: "Sampler") -> Iterator[int]:
     for _ in steps:
-        for news in sampler.news:
+        for news in sampler.collect():
             if news.error is not None:
                 raise news.error
             if news.token is not None:
@@ -270,14 +270,18 @@ class Sampler:
         texts: one or more.
 
     Attributes:
-        news: what the last step brought.
         running: the texts that go on, in the order of their rows.
     """
 
     def __init__(self, texts: list[Text]) -> None:
         self.texts, self.running = texts, list(texts)
-        self.news: list[News] = []
         self.n_rows = 1
+        self._news: list[News] = []
+
+    def collect(self) -> list[News]:
+        """What came since this was asked last."""
+        news, self._news = self._news, []
+        return news
 
     def drawables(self) -> list[Text]:
         return self.running
@@ -285,10 +289,9 @@ class Sampler:
     def take(self, choices: list[Choice]) -> Step:
         step = Step([], [])
         running = []
-        self.news = []
         for row, (text, choice) in enumerate(zip(self.running, choices, strict=True)):
             news = text.take(choice, self.texts.index(text))
-            self.news.append(news)
+            self._news.append(news)
             if text.finish_reason is None:
                 running.append(text)
                 step.tokens.append(choice.token)

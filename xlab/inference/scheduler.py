@@ -4,8 +4,9 @@ Letters: B rows of one job, R rows of all, V vocabulary.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -74,10 +75,17 @@ class Job:
 
 
 class Scheduler:
-    """Runs jobs side by side over ``rows``: each ``step`` feeds the model, then lets every job that can choose."""
+    """Runs jobs side by side over ``rows``: each ``step`` feeds the model, then lets every job that can choose.
 
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
+    Args:
+        rows: of the model.
+        guess: for a row and the text that draws for it, up to a number of tokens that may follow; asked while one text
+            runs alone, since a batch fills the products by itself.
+    """
+
+    def __init__(self, rows: Rows, guess: Callable[[Row, Any, int], list[int]] | None = None) -> None:
+        self.rows, self.guess = rows, guess
+        self.n_guessed, self.n_right = 0, 0
         self.waiting: deque[Job] = deque()  # appended to from other threads
         self.running: list[Job] = []
 
@@ -103,11 +111,16 @@ class Scheduler:
         """Feed the model once and choose; return the jobs that chose, or ended."""
         ended = self.leave()
         self._join()
+        self._guess()
         ready, logits = self.rows.feed()
-        place = {row: i for i, row in enumerate(ready)}
+        # behind a row's logits are those that follow its guesses
+        starts = accumulate((1 + len(row.guesses) for row in ready), initial=0)
+        place = dict(zip(ready, starts, strict=False))
         choosing = [job for job in self.running if all(row in place for row in job.rows)]
-        if logits is not None:
-            self._choose(choosing, logits, place)
+        going_on = choosing if logits is not None else []
+        while going_on and logits is not None:
+            self._choose(going_on, logits, place)
+            going_on = [job for job in going_on if self._was_right(job, place)]
         return ended + choosing
 
     def leave(self) -> list[Job]:
@@ -131,6 +144,32 @@ class Scheduler:
             row.on_prompt = job.on_prompt
             job.rows = [row]
             self.running.append(job)
+
+    def _guess(self) -> None:
+        """Let the model be fed with tokens that may follow, where a text runs alone."""
+        if self.guess is None or len(self.running) != 1:
+            return
+        job = self.running[0]
+        if len(job.rows) == 1 and isinstance(job.strategy, DrawingStrategy):
+            texts, row = job.strategy.drawables(), job.rows[0]
+            limit = min(self.rows.room(row), job.steps_left - 1)
+            if len(texts) == 1 and limit > 0:
+                row.guesses = self.guess(row, texts[0], limit)
+                self.n_guessed += len(row.guesses)
+
+    def _was_right(self, job: Job, place: dict[Row, int]) -> bool:
+        """Whether a job drew what was guessed, so that it can draw once more: the model has seen that token already."""
+        if not job.rows or not job.rows[0].guesses:
+            return False
+        row = job.rows[0]
+        if row.ids[-1] != row.guesses[0]:
+            row.guesses = []
+            return False
+        row.guesses = row.guesses[1:]
+        row.held += 1
+        place[row] += 1
+        self.n_right += 1
+        return True
 
     def _choose(self, jobs: list[Job], logits: Tensor, place: dict[Row, int]) -> None:
         drawing: list[tuple[Job, DrawingStrategy, Sequence[Drawable]]] = []
@@ -179,14 +218,13 @@ class Scheduler:
             self._end(job)
             return
         before = job.rows
-        parents = set(step.parents)
-        for i, row in enumerate(before):
-            if i not in parents:
-                self.rows.close(row)
-        # the first to go on from a row takes it over, the others get copies
+        # the first to go on from a row takes it over; the others get copies, in the places of rows that end
         first = [parent not in step.parents[:i] for i, parent in enumerate(step.parents)]
         again = [before[parent] for parent, is_first in zip(step.parents, first, strict=True) if not is_first]
-        copies = iter(self.rows.fork(again) if again else [])
+        ending = [row for i, row in enumerate(before) if i not in step.parents]
+        for row in ending[len(again) :]:
+            self.rows.close(row)
+        copies = iter(self.rows.fork(again, ending[: len(again)]) if again else [])
         job.rows = [
             before[parent] if is_first else next(copies) for parent, is_first in zip(step.parents, first, strict=True)
         ]

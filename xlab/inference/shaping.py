@@ -50,8 +50,11 @@ class RepetitionPenalty:
     penalty: float
 
     def __post_init__(self) -> None:
+        checks.number("repetition_penalty", self.penalty)
         if not 0 < self.penalty < math.inf:
             raise GenerationError(f"repetition_penalty must be above 0, got {self.penalty}; 1 changes nothing")
+        if not 1 / checks.LARGEST <= self.penalty <= checks.LARGEST:  # what it makes of a logit stays finite
+            raise GenerationError(f"repetition_penalty is {self.penalty}, beyond float32; 1 changes nothing")
 
     def __call__(self, logits: Tensor, text: History) -> Tensor:
         seen = torch.tensor(sorted({*text.prompt, *text.tokens}), device=logits.device)
@@ -71,9 +74,8 @@ class OccurrencePenalty:
     frequency: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("presence", "frequency"):
-            if not math.isfinite(getattr(self, name)):
-                raise GenerationError(f"{name}_penalty must be finite, got {getattr(self, name)}; 0 changes nothing")
+        checks.moderate("presence_penalty", self.presence, remedy="0 changes nothing")
+        checks.moderate("frequency_penalty", self.frequency, remedy="0 changes nothing")
 
     def __call__(self, logits: Tensor, text: History) -> Tensor:
         if not text.tokens:
@@ -93,7 +95,7 @@ class NoRepeatNgram:
     n: int
 
     def __post_init__(self) -> None:
-        checks.count("no_repeat_ngram", self.n, least=1, remedy="None lets texts repeat")
+        checks.count("no_repeat_ngram", self.n, least=1, remedy="leave it out to let texts repeat")
 
     def __call__(self, logits: Tensor, text: History) -> Tensor:
         ids = [*text.prompt, *text.tokens]

@@ -55,12 +55,19 @@ class Slots:
         self._age: dict[Row, int] = {}
         self._views: dict[tuple[int, int], KVCache] = {}
 
-    def open(self, ids: Sequence[int], window: int | None) -> Row:
-        row = self._add(Row(list(ids), window))
-        return row
+    def room(self, row: Row) -> int:
+        if not _decodes(row):
+            return 0
+        longest = min(self.cache.capacity, row.window or self.cache.capacity)
+        return max(0, longest - len(row.ids))
 
-    def fork(self, rows: Sequence[Row]) -> list[Row]:
-        twins = [self._add(Row(list(row.ids), row.window, row.held, has_logits=row.has_logits)) for row in rows]
+    def open(self, ids: Sequence[int], window: int | None) -> Row:
+        return self._add(Row(list(ids), window))
+
+    def fork(self, rows: Sequence[Row], instead_of: Sequence[Row] = ()) -> list[Row]:
+        twins = [*instead_of, *(self._add(Row([])) for _ in rows[len(instead_of) :])]
+        for row, twin in zip(rows, twins, strict=True):
+            twin.become(row)
         moves = [(row.place, twin.place) for row, twin in zip(rows, twins, strict=True)]
         self._move(moves, max(row.held for row in rows))
         return twins
@@ -80,7 +87,10 @@ class Slots:
         self._arrange()
         decoding = list(takewhile(_decodes, self.rows))
         ready, parts = list(decoding), []
-        if decoding:
+        guessed = [row for row in decoding if row.guesses]
+        if guessed:
+            parts += [self._verify(row) for row in decoding]
+        elif decoding:
             parts.append(self._decode(decoding))
         start = len(decoding)
         while start < len(self.rows) and self.rows[start].rolls:  # all of them: each would decode if it could
@@ -146,6 +156,15 @@ class Slots:
             row.held += 1
         return logits
 
+    def _verify(self, row: Row) -> Tensor:
+        """The logits (1 + guesses, V) after a row's last token and after each guess, which the cache does not count."""
+        self._check(row)
+        self.decode_calls += 1
+        ids = torch.tensor([[row.ids[-1], *row.guesses]], device=self.device)
+        hidden = self._hidden(ids, self._view(row.place, [row.held]))
+        row.held += 1
+        return self._project(hidden[0])
+
     def _decode_eagerly(self, ids: list[int], lengths: list[int]) -> Tensor:
         cache = self._view(0, lengths[: len(ids)])
         return self._last(torch.tensor(ids, device=self.device).unsqueeze(1), cache, None)
@@ -176,17 +195,23 @@ class Slots:
         listeners: Sequence[tuple[Callable[[Tensor], None] | None, int]] = (),
     ) -> Tensor:
         """The logits (R, V) after the last token of each row, or after the one that ``last`` (R,) says."""
-        if self.project is not None:
-            hidden = self.model.hidden(ids, cache)  # type: ignore[attr-defined]
-        else:
-            hidden = check_logits(self.model(ids, cache), n_rows=len(ids))
-        project: Project = self.project or (lambda logits: logits)
+        hidden = self._hidden(ids, cache)
         for (listener, length), states in zip(listeners, hidden, strict=False):
             if listener is not None:
-                listener(project(states[:length]))
+                listener(self._project(states[:length]))
         if last is None:
-            return project(hidden[:, -1])
-        return project(hidden[torch.arange(len(ids), device=self.device), last.to(self.device)])
+            return self._project(hidden[:, -1])
+        return self._project(hidden[torch.arange(len(ids), device=self.device), last.to(self.device)])
+
+    def _hidden(self, ids: Tensor, cache: KVCache) -> Tensor:
+        """What ``_project`` makes logits of: hidden states (R, T, D), or the logits themselves."""
+        if self.project is not None:
+            hidden: Tensor = self.model.hidden(ids, cache)  # type: ignore[attr-defined]
+            return hidden
+        return check_logits(self.model(ids, cache), n_rows=len(ids))
+
+    def _project(self, hidden: Tensor) -> Tensor:
+        return hidden if self.project is None else self.project(hidden)
 
     def _view(self, start: int, lengths: list[int]) -> KVCache:
         key = (start, len(lengths))
@@ -200,8 +225,7 @@ class Slots:
 
     def _move(self, moves: Sequence[tuple[int, int]], length: int) -> None:
         if length and moves:
-            sources, targets = (torch.tensor(places, device=self.device) for places in zip(*moves, strict=True))
-            self.cache.copy_rows(sources, targets, length)
+            self.cache.copy_rows(*zip(*moves, strict=True), length=length)
 
     def _check(self, row: Row) -> None:
         check_context(row, self.model)

@@ -1,6 +1,9 @@
 """Which tokens may be generated, and which one ends a text."""
 
+import operator
 from collections.abc import Iterable
+from contextlib import suppress
+from typing import SupportsIndex
 
 import torch
 from torch import Tensor
@@ -20,9 +23,11 @@ class Vocabulary:
     """
 
     def __init__(self, eos_class: int | None = None, exclude_classes: Iterable[int] | None = None) -> None:
-        self.eos_class = None if eos_class is None else int(eos_class)
+        self.eos_class = None if eos_class is None else _id("eos_class", eos_class)
         excluded = () if exclude_classes is None else exclude_classes  # a tensor has no truth value
-        self.exclude_classes = sorted({int(token_id) for token_id in excluded})
+        if not isinstance(excluded, Iterable):
+            raise GenerationError(f"exclude_classes must be a list of token ids, got {excluded!r}")
+        self.exclude_classes = sorted({_id("exclude_classes", token_id) for token_id in excluded})
         self._mask: Tensor | None = None
 
     def restrict(self, logits: Tensor) -> Tensor:
@@ -47,3 +52,10 @@ class Vocabulary:
         mask = torch.zeros(vocab_size, dtype=logits.dtype)
         mask[self.exclude_classes] = -torch.inf
         return mask.to(logits.device)
+
+
+def _id(name: str, token_id: SupportsIndex) -> int:
+    with suppress(TypeError):
+        if not isinstance(token_id, bool):
+            return operator.index(token_id)
+    raise GenerationError(f"{name} takes whole numbers, the ids of tokens, got {token_id!r}")

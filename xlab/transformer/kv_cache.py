@@ -182,10 +182,17 @@ class KVCache:
         """Say how many tokens each row holds, where someone else has kept count."""
         self._lengths = list(lengths)
 
-    def copy_rows(self, sources: Tensor, targets: Tensor, length: int) -> None:
+    def copy_rows(self, sources: Sequence[int], targets: Sequence[int], *, length: int) -> None:
         """Give each row ``targets[i]`` the first ``length`` tokens of row ``sources[i]``, as they were before."""
+        if set(sources) & set(targets):  # all are read before one is written
+            device = self.keys[0].device
+            read, written = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
+            for block in self._blocks:
+                block[:, written, :, :length] = block[:, read, :, :length]
+            return
         for block in self._blocks:
-            block[:, targets, :, :length] = block[:, sources, :, :length]
+            for source, target in zip(sources, targets, strict=True):
+                block[:, target, :, :length] = block[:, source, :, :length]
 
 
 class _UniformPlacement(Placement):
