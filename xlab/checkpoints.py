@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from xlab import __version__, factories
 from xlab.data.tokenizers import Tokenizer
@@ -170,18 +171,48 @@ def build_decoder(settings: Mapping[str, Any]) -> Decoder:
 
 
 def restore_decoder(checkpoint: Checkpoint) -> Decoder:
-    """Make the decoder that a checkpoint describes, with its weights."""
+    """Make the decoder that a checkpoint describes; its weights are the checkpoint's own tensors."""
     try:
-        with torch.device("meta"):  # settings that do not fit the weights are found before memory is taken for them
-            _check_fit(build_decoder(checkpoint.model), checkpoint)
-        with torch.random.fork_rng():  # the initial weights are replaced at once: no draw of the caller's is used up
+        with torch.device("meta"), _Unfilled():  # no memory and no time for weights that are replaced at once
             decoder = build_decoder(checkpoint.model)
+        _check_fit(decoder, checkpoint)
+        own = decoder.state_dict()
+        weights = {name: weight.to(own[name].dtype) for name, weight in checkpoint.weights.items()}
+        decoder.load_state_dict(weights, assign=True)
+        if any(tensor.is_meta for tensor in (*decoder.parameters(), *decoder.buffers())):
+            # a part keeps what no checkpoint holds, and made it without a device of its own
+            with torch.random.fork_rng():  # no draw of the caller's is used up
+                decoder = build_decoder(checkpoint.model)
+            decoder.load_state_dict(weights)
     except CheckpointError:
         raise
     except Exception as error:  # a class of the wrong kind, or with wrong arguments, fails in its own way
         raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
-    decoder.load_state_dict(checkpoint.weights)
     return decoder
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leave tensors as they are made.
+
+    To fill one on the meta device, where nothing comes of it, torch imports its compiler: that takes longer than all
+    the rest of ``load``.
+    """
+
+    filling = frozenset(
+        f"{name}_"
+        for name in (
+            *("normal", "uniform", "trunc_normal", "zero", "zeros", "ones", "fill", "constant", "div", "mul"),
+            *("kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "orthogonal"),
+        )
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        subject = args[0] if args else (kwargs or {}).get("tensor")
+        if getattr(func, "__name__", "") in self.filling and isinstance(subject, Tensor) and subject.is_meta:
+            return subject
+        return func(*args, **(kwargs or {}))
 
 
 def fill(decoder: Decoder, checkpoint: Checkpoint) -> None:

@@ -1,6 +1,7 @@
 """Requests side by side are answered as if each were alone."""
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -58,7 +59,7 @@ def test_greedy_is_recomputation_at_the_windows_edges_and_side_by_side(parts: tu
     without = engine.generate([greedy(prompt, truncate=True) for prompt in prompts])
     for prompt, result in zip(prompts, without, strict=True):
         assert result.finish_reason == "length"
-        kept = prompt if len(prompt) <= 6 else prompt[-3:]  # half of the context, since more was asked than fits
+        kept = prompt[-3:]  # half of the context, since more was asked than fits
         assert list(result.tokens) == recomputed(own, kept, 6 - len(kept) + 1)
 
 
@@ -245,6 +246,59 @@ def test_streamed_pieces_joined_are_the_text() -> None:
         assert tuple(piece.token for piece in pieces if piece.token is not None) == result.tokens
         assert [piece.finish_reason for piece in pieces][-1] == result.finish_reason
         assert result.finish_reason == "stop" or result.text == whole(bytes_of_characters.decode(result.tokens))
+
+
+def test_a_failure_in_one_text_leaves_the_others() -> None:
+    class Broken:
+        is_finished = False
+
+        def mask(self, tokens_so_far: Sequence[int]) -> None:
+            if len(tokens_so_far) == 2:
+                raise ValueError("a grammar that breaks")
+
+        def accept(self, token: int) -> None:
+            """Nothing to remember."""
+
+    plain = greedy([1, 2], max_new_tokens=5)
+    engine = Engine(decoder, max_rows=3)
+    alone = engine.generate([plain])[0]
+    broken, beside = engine.generate([greedy([1, 2], max_new_tokens=5, constraint=Broken()), plain])
+    assert beside.tokens == alone.tokens
+    assert broken.tokens == alone.tokens[:2]
+    with pytest.raises(GenerationError, match="ValueError: a grammar that breaks"):
+        raise broken.error or AssertionError
+
+
+def test_ids_that_a_model_of_unknown_vocabulary_has_no_row_for_fail_alone() -> None:
+    table = torch.nn.Embedding(17, 17)
+    engine = Engine(table, max_rows=4, max_len=30)
+    good, bad = Request([1, 2], max_new_tokens=6, temperature=0), Request([1, 99], max_new_tokens=6)
+    expected = engine.generate([good])[0].tokens
+    first = engine.submit(good)
+    engine.step()
+    second = engine.submit(bad)
+    while not engine.is_idle:
+        engine.step()
+    assert first.result is not None
+    assert second.result is not None
+    assert first.result.tokens == expected
+    assert "the model fails on the prompt's ids: IndexError" in str(second.result.error)
+
+
+def test_an_engine_that_failed_in_a_step_is_new_after_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(decoder, max_rows=2)
+    request = greedy([1, 2, 3], max_new_tokens=6)
+    expected = engine.generate([request])[0].tokens
+    left = [engine.submit(request) for _ in range(3)]
+    engine.step()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.rows, "feed", lambda: (_ for _ in ()).throw(MemoryError("no memory")))
+        with pytest.raises(MemoryError):
+            engine.step()
+    engine.reset()
+    assert engine.is_idle
+    assert all(handle.result is None for handle in left)
+    assert [result.tokens for result in engine.generate([request] * 3)] == [expected] * 3
 
 
 def test_closing_a_stream_frees_its_row_and_leaves_the_others() -> None:

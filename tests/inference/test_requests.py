@@ -180,6 +180,13 @@ def test_a_check_does_not_depend_on_how_the_ids_are_held() -> None:
     assert len({result.tokens for result in results}) == 1
 
 
+def test_numpys_numbers_are_as_good_as_pythons() -> None:
+    plain = {"max_new_tokens": 5, "n": 3, "best_of": 3, "seed": 7, "top_k": 4, "logprobs": 2}
+    numpys = {name: np.uint8(value) for name, value in plain.items()} | {"seed": np.int64(7)}
+    one, other = Engine(decoder).generate([Request([1, 2], **plain), Request([1, 2], **numpys)])  # type: ignore[arg-type]
+    assert [text.tokens for text in one.completions] == [text.tokens for text in other.completions]
+
+
 def test_an_ngram_longer_than_any_text_forbids_nothing() -> None:
     class Past:
         prompt, tokens = [1, 1, 1], [1, 1]

@@ -14,6 +14,15 @@ from xlab.errors import GenerationError
 LARGEST = 1e30  # of a bias or penalty: float32 holds 3e38, so a logit and a million of these stay finite
 
 
+def generation_error(error: Exception, what: str) -> GenerationError:
+    """An error of one text, whatever it was, so that those beside it go on."""
+    if isinstance(error, GenerationError):
+        return error
+    wrapped = GenerationError(f"{what}: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped
+
+
 def count(name: str, value: int, *, least: int, remedy: str) -> int:
     """Return ``value`` as an int, or raise GenerationError when it is no whole number ≥ ``least``."""
     try:

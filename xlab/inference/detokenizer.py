@@ -46,10 +46,6 @@ class Detokenizer:
             self._begin_later(text)
         return piece
 
-    def flush(self) -> str:
-        """What is still to come at the text's end: nothing, since half a character is left out."""
-        return ""
-
     def _begin_later(self, text: str) -> None:
         """Move the start into bytes that are no characters, so that a step's work does not grow with their number.
 

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -137,7 +137,8 @@ class Engine:
             try:
                 answers.append(self.submit(request))
             except GenerationError as error:
-                answers.append(Result((), len(request.prompt), Timings(0.0, 0.0, 0.0), error=error))
+                n_prompt = len(request.prompt) if isinstance(request.prompt, Sized) else 0
+                answers.append(Result((), n_prompt, Timings(0.0, 0.0, 0.0), error=error))
         handles = [answer for answer in answers if isinstance(answer, Handle)]
         try:
             while any(handle.result is None for handle in handles):
@@ -186,6 +187,7 @@ class Engine:
             GenerationError: when it cannot be answered.
         """
         request.check(self.vocab_size)
+        self.scheduler.check_rows(request.n_rows)
         if request.stop and self.tokenizer is None:
             raise GenerationError("stop strings need a tokenizer; give the engine one")
         prompt, window, limit = self._fit(request)
@@ -206,6 +208,15 @@ class Engine:
     def cancel(self, handle: Handle) -> None:
         """End a request at the next step; safe from any thread."""
         handle.job.is_cancelled = True
+
+    def reset(self) -> None:
+        """Forget every request, whatever a step that failed has left of it; their handles get no result.
+
+        Where ``step`` raises something that no request answers for, such as a device out of memory, this makes the
+        engine new; call it in the thread that steps.
+        """
+        self.scheduler.clear()
+        self._handles.clear()
 
     @torch.no_grad()
     def step(self) -> list[tuple[Handle, Piece]]:
@@ -243,7 +254,7 @@ class Engine:
             )
         if request.rolling:
             return prompt[-self.max_len :], self.max_len, limit
-        if len(prompt) > self.max_len:  # leave the new tokens room, up to half of the context
+        if request.truncate:  # leave the new tokens room, up to half of the context
             prompt = prompt[-max(self.max_len - limit + 1, (self.max_len + 1) // 2) :]
         return prompt, None, min(limit, self.max_len - len(prompt) + 1)  # the last token is never fed back
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from xlab.inference.packed_linear import register
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kv_cache import KVCache, Placement
 
@@ -74,6 +75,7 @@ class FixedStep:
     def __init__(
         self, decoder: Decoder, project: Callable[[Tensor], Tensor], cache: KVCache, *, backend: str = "inductor"
     ) -> None:
+        register()
         self.decoder, self.project, self.cache = decoder, project, cache
         # Hundreds of guards would be looked at in every step, to find that nothing has changed: nothing can, but the
         # number of rows and the engine, and these have keys of their own.

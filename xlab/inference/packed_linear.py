@@ -3,6 +3,7 @@
 Letters: N outputs and K inputs of a projection.
 """
 
+from functools import cache
 from itertools import count
 from weakref import finalize
 
@@ -48,17 +49,28 @@ def can_pack(device: torch.device, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-# The compiler can trace no tensor in oneDNN's order, so it sees a number instead and leaves the product alone. Its own
-# way, freezing, packs the weights once more for every number of rows, and cannot be kept from one run to the next.
 _product = torch.ops.mkldnn._linear_pointwise.default
 _numbers = count()
 _packed: dict[int, tuple[Tensor, Tensor | None]] = {}
-# not torch.library.custom_op, whose calls take five times as long
-_library = torch.library.Library("xlab", "DEF")  # type: ignore[no-untyped-call]
-_library.define("packed_linear(Tensor x, int number, int n_outputs) -> Tensor")  # type: ignore[no-untyped-call]
-_library.impl(  # type: ignore[no-untyped-call]
-    "packed_linear", lambda x, number, n_outputs: _multiply(x, *_packed[number]), "CPU"
-)
-torch.library.register_fake(
-    "xlab::packed_linear", lambda x, number, n_outputs: x.new_empty(*x.shape[:-1], n_outputs), lib=_library
-)
+
+
+@cache  # the import behind it takes seconds, which only compiling needs
+def register() -> None:
+    """Make the products an operation that the compiler leaves alone.
+
+    The compiler can trace no tensor in oneDNN's order, so it sees a number instead. Its own way, freezing, packs the
+    weights once more for every number of rows, and keeps nothing from one run to the next.
+    """
+    # not torch.library.custom_op, whose calls take five times as long
+    library = torch.library.Library("xlab", "DEF")  # type: ignore[no-untyped-call]
+    library.define("packed_linear(Tensor x, int number, int n_outputs) -> Tensor")  # type: ignore[no-untyped-call]
+    library.impl(  # type: ignore[no-untyped-call]
+        "packed_linear", lambda x, number, n_outputs: _multiply(x, *_packed[number]), "CPU"
+    )
+    torch.library.register_fake(
+        "xlab::packed_linear", lambda x, number, n_outputs: x.new_empty(*x.shape[:-1], n_outputs), lib=library
+    )
+    _kept.append(library)  # the operation ends with it
+
+
+_kept: list[torch.library.Library] = []

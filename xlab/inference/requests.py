@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 from xlab.errors import GenerationError
 from xlab.inference import request_checks
 from xlab.inference.beam_search import EarlyStopping
@@ -21,6 +23,11 @@ from xlab.inference.shaping import (
 )
 
 FinishReason = Literal["eos", "stop", "length", "cancelled", "error"]
+
+_WHOLE_NUMBERS = (
+    *("max_new_tokens", "min_new_tokens", "n", "best_of", "seed", "top_k", "no_repeat_ngram"),
+    *("logprobs", "prompt_logprobs"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ class Request:
         seed: makes the draws repeatable, whatever runs beside them; None draws a new one.
         logprobs: how many of the likeliest tokens to report at each place, beside the chosen one; None reports nothing.
         prompt_logprobs: the same for the prompt.
-        truncate: of a prompt that is longer than the context, keep the last tokens: as many as leave room for
-            ``max_new_tokens``, and at least half of the context; otherwise it is refused.
+        truncate: of a long prompt keep the last tokens: as many as leave the context room for ``max_new_tokens``, and
+            at least half of the context; otherwise one longer than the context is refused.
         rolling: go on past the context's end: the model sees the last tokens, computed anew at every step.
         constraint: knows which tokens may come next; copied for each text.
         beams: beam search instead of drawing.
@@ -101,6 +108,11 @@ class Request:
     rolling: bool = False
     constraint: Constraint | None = None
     beams: BeamSettings | None = None
+
+    def __post_init__(self) -> None:
+        for name in _WHOLE_NUMBERS:
+            if isinstance(value := getattr(self, name), np.integer):
+                object.__setattr__(self, name, int(value))  # numpy's own would overflow in sums with Python's
 
     def check(self, vocab_size: int | None) -> None:
         """Refuse what cannot be answered.

@@ -93,6 +93,9 @@ class Rows(Protocol):
     def close(self, row: Row) -> None:
         """Forget a row."""
 
+    def clear(self) -> None:
+        """Forget all rows."""
+
     def feed(self) -> tuple[list[Row], Tensor | None]:
         """Run the model; return the rows that it has seen to their ends, and the logits that follow them.
 
@@ -146,6 +149,9 @@ class PlainRows:
 
     def close(self, row: Row) -> None:
         self.rows.remove(row)
+
+    def clear(self) -> None:
+        self.rows, self.cache = [], None
 
     def feed(self) -> tuple[list[Row], Tensor | None]:
         if not self.rows:

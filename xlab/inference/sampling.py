@@ -208,8 +208,8 @@ class Text:
         try:
             for shaper in self.shapers:
                 logits = shaper(logits, self)
-        except GenerationError as error:
-            self.error = error  # of this text alone: the others have drawn meanwhile
+        except Exception as error:  # of this text alone: the others draw meanwhile
+            self.error = checks.generation_error(error, "a change of the logits failed")
         return logits
 
     def take(self, choice: Choice, index: int) -> News:
@@ -219,9 +219,9 @@ class Text:
                 raise self.error
             checks.best_logit(choice.best_logit)
             return self._grow(choice, index)
-        except GenerationError as error:
-            self.error = error
-            return News(index, None, self._end("error"), None, "error", error)
+        except Exception as error:
+            self.error = checks.generation_error(error, "the text failed")
+            return News(index, None, self._end("error"), None, "error", self.error)
 
     def finish(self, reason: str) -> None:
         """End from outside."""
@@ -250,15 +250,11 @@ class Text:
         return News(index, token, piece, choice, self.finish_reason)
 
     def _end(self, reason: str) -> str:
-        """What was held back of the text; the reason becomes "stop" if that completes a stop string."""
+        """What was held back of the text, which may have begun a stop string."""
         self.finish_reason = reason
         if self._detokenizer is None or self._stops.found is not None:
             return ""
-        rest = self._stops.add(self._detokenizer.flush())
-        if self._stops.found is None:
-            rest += self._stops.flush()
-        elif reason != "error":
-            self.finish_reason = "stop"
+        rest = self._stops.flush()
         self.pieces.append(rest)
         return rest
 

@@ -100,19 +100,26 @@ class Scheduler:
         Raises:
             GenerationError: when it needs more rows than there are.
         """
-        if self.rows.max_rows is not None and job.n_rows > self.rows.max_rows:
+        self.check_rows(job.n_rows)
+        self.waiting.append(job)
+
+    def check_rows(self, n_rows: int) -> None:
+        """Raise GenerationError when there are not that many rows."""
+        if self.rows.max_rows is not None and n_rows > self.rows.max_rows:
             raise GenerationError(
-                f"{job.n_rows} texts side by side do not fit into {self.rows.max_rows} rows; ask for fewer, or give "
+                f"{n_rows} texts side by side do not fit into {self.rows.max_rows} rows; ask for fewer, or give "
                 "the engine more"
             )
-        self.waiting.append(job)
 
     def step(self) -> list[Job]:
         """Feed the model once and choose; return the jobs that chose, or ended."""
         ended = self.leave()
         self._join()
         self._guess()
-        ready, logits = self.rows.feed()
+        try:
+            ready, logits = self.rows.feed()
+        except IndexError as error:
+            return ended + self._blame(error)
         # behind a row's logits are those that follow its guesses
         starts = accumulate((1 + len(row.guesses) for row in ready), initial=0)
         place = dict(zip(ready, starts, strict=False))
@@ -171,6 +178,23 @@ class Scheduler:
         self.n_right += 1
         return True
 
+    def _blame(self, error: IndexError) -> list[Job]:
+        """End the jobs that came with ids that the model has no row for, where it does not tell its vocabulary."""
+        blamed = [job for job in self.running if not job.is_checked]
+        if not blamed:
+            raise error
+        for job in blamed:
+            job.error = checks.generation_error(error, "the model fails on the prompt's ids")
+            self.running.remove(job)
+            self._end(job)
+        return blamed
+
+    def clear(self) -> None:
+        """Forget all jobs and rows, whatever a step that failed has left of them."""
+        self.waiting.clear()
+        self.running.clear()
+        self.rows.clear()
+
     def _choose(self, jobs: list[Job], logits: Tensor, place: dict[Row, int]) -> None:
         drawing: list[tuple[Job, DrawingStrategy, Sequence[Drawable]]] = []
         texts: list[Drawable] = []
@@ -206,8 +230,8 @@ class Scheduler:
     def _choose_alone(self, job: Job, strategy: Strategy, logits: Tensor) -> None:
         try:
             step = strategy.choose(logits)
-        except GenerationError as error:
-            job.error = error
+        except Exception as error:
+            job.error = checks.generation_error(error, "the search failed")
             step = Step([], [])
         self._go_on(job, step)
 

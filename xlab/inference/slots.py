@@ -80,6 +80,10 @@ class Slots:
             last.place = row.place
             self.rows[row.place] = last
 
+    def clear(self) -> None:
+        self.rows = []
+        self._age.clear()
+
     def feed(self) -> tuple[list[Row], Tensor | None]:
         for row in self.rows:
             if row.rolls:
