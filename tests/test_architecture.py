@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "checkpoints": {"factories", "transformer", "data"},
     "datamodules": {"data", "checkpoints", "factories"},
     "inference": {"checkpoints", "transformer", "data"},
+    "serving": {"inference", "checkpoints", "transformer", "data"},
     "evaluation": {"inference", "checkpoints", "transformer", "data"},
     "models": {"transformer", "training", "checkpoints", "factories", "data", "inference"},
 }
@@ -124,6 +125,7 @@ def test_relative_imports_of_a_package_start_at_the_package() -> None:
         ("xlab.inference", ["lightning", "datasets", "tensorboard", "jsonargparse"]),
         ("xlab.data.packing", ["lightning", "datasets"]),  # each spawned loader worker imports it
         ("xlab.commands.train", ["torch", "lightning", "numpy"]),  # --help answers before anything heavy
+        ("xlab.commands.serve", ["torch", "fastapi", "uvicorn", "pydantic", "aiogram", "aiohttp"]),
     ],
 )
 def test_a_light_import_stays_light(module: str, heavy: list[str]) -> None:
