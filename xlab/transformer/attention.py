@@ -3,7 +3,6 @@
 Letters: B batch, T positions, S keys, D width, H query heads, G key-value heads, Dh width of a head.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlab.errors import ConfigError
@@ -97,7 +96,7 @@ class Attention(nn.Module):
             queries = queries.reshape(-1, self.n_kv_heads, self.n_heads // self.n_kv_heads, self.head_dim)
             if mask is not None and mask.dim() == 4 and mask.size(1) == self.n_heads:
                 mask = mask.reshape(-1, self.n_kv_heads, queries.size(2), mask.size(-1))
-        mixed = F.scaled_dot_product_attention(
+        mixed = context.placement.mix(
             queries,
             keys,
             values,

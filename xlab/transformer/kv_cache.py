@@ -5,8 +5,10 @@ Letters: B batch, T new tokens of a row, S keys, H key-value heads, Dh width of 
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xlab.errors import ConfigError, GenerationError
@@ -50,6 +52,15 @@ class Placement:
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh)."""
         return keys, values
+
+
+    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
+        """Attend, (B, H, T, Dh); ``settings`` are those of ``scaled_dot_product_attention``."""
+        if queries.size(2) == 1 and queries.dtype == torch.bfloat16 and queries.is_cpu:
+            # a query alone takes a slow way through the kernel: two of it take half the time
+            queries = queries.expand(-1, -1, 2, -1)
+            return F.scaled_dot_product_attention(queries, keys, values, **settings)[:, :, :1]
+        return F.scaled_dot_product_attention(queries, keys, values, **settings)
 
 
 class KVCache:
