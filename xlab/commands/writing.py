@@ -70,7 +70,8 @@ def _write(checkpoint: str, options: Options) -> None:
             if result.error is not None and len(requests) == 1:
                 raise result.error
             if options["as_json"]:
-                click.echo(json.dumps(as_json(prompt, request, result, tokenizer), ensure_ascii=False))
+                line = as_json(prompt, request, result, tokenizer) | {"cache_bytes": engine.cache_bytes}
+                click.echo(json.dumps(line, ensure_ascii=False))
             elif result.error is not None:
                 click.echo(f"{_short(prompt)!r}: {in_options(str(result.error))}", err=True)
             else:
