@@ -98,6 +98,13 @@ def test_a_field_that_cannot_be_is_named(server: Running, change: dict[str, Any]
     assert len(error["message"]) < 300
 
 
+def test_a_million_wrong_ids_do_not_take_a_million_errors() -> None:
+    for prompt in ([-1] * 1000, [[-1] * 1000]):
+        with pytest.raises(ValidationError) as caught:
+            CompletionBody(prompt=prompt)
+        assert caught.value.error_count() < 10
+
+
 def test_a_bias_for_a_token_that_is_not_there_is_refused(server: Running) -> None:
     assert str(V) in error_of(server.post(prompt="the", logit_bias={str(V): 1}))["message"]
 

@@ -84,3 +84,9 @@ class TestGeneratedTexts:
         answer = server.post("/generated_texts/", body="the", meta="a story")
         assert answer.status_code == 400
         assert answer.json()["error"]["message"] == "this model was not trained with meta; leave it out"
+
+
+def test_a_chat_longer_than_the_context_is_refused(server: Running) -> None:
+    answer = server.post(CHAT, messages=[{"role": "user", "content": "the cat " * 1000}])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "context_length_exceeded"

@@ -7,6 +7,7 @@ import pytest
 from serving_setup import SIZES, Running
 
 from xlab.inference import Request, Result
+from xlab.serving.scores import TokenTexts
 
 
 def offline(server: Running, prompt: str, **how: Any) -> Result:
@@ -72,10 +73,8 @@ def test_the_pieces_of_a_stream_are_the_text(server: Running) -> None:
         assert own[0]["prompt_token_ids"] == choice["prompt_token_ids"]
         assert all(c["finish_reason"] is None for c in own[:-1])
         assert own[-1]["finish_reason"] == choice["finish_reason"]
-        n_streamed = sum(len(c["logprobs"]["tokens"]) for c in own if c["logprobs"])
         for name, values in choice["logprobs"].items():
-            joined = [value for c in own if c["logprobs"] for value in c["logprobs"][name]]
-            assert joined == values[:n_streamed], name
+            assert [value for c in own if c["logprobs"] for value in c["logprobs"][name]] == values, name
     assert last["choices"] == []
     assert last["usage"]["completion_tokens"] == sum(len(choice["token_ids"]) for choice in whole)
     assert {chunk["id"] for chunk in chunks} == {last["id"]}
@@ -95,6 +94,11 @@ def test_logprobs_are_the_engines(server: Running) -> None:
         assert top[text] == pytest.approx(logprob) or tops.count(text) > 1
         assert set(tops) <= set(top)
         assert max(top.values()) == pytest.approx(next(iter(top.values())))
+
+
+def test_an_id_that_the_tokenizer_lacks_may_be_likely(server: Running) -> None:
+    texts, beyond = TokenTexts(server.tokenizer), len(server.tokenizer) + 3
+    assert (texts.of(beyond), texts.bytes_of(beyond)) == (f"<|{beyond}|>", [])
 
 
 def test_offsets_are_where_tokens_begin(server: Running) -> None:
@@ -143,6 +147,8 @@ class TestScoring:
         assert choice["finish_reason"] == "stop"
         assert choice["text"] == "the cat"
         assert len(choice["logprobs"]["tokens"]) == len(server.tokenizer.encode("the cat")) + 1
+        (event,) = server.stream(**asked, logit_bias={str(eos): 100})
+        assert event["choices"] == [choice]
 
     def test_a_whole_context_can_be_scored(self, server: Running) -> None:
         ids = (server.tokenizer.encode("the cat sees the old king") * 30)[: SIZES["max_len"]]

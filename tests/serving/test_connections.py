@@ -122,6 +122,20 @@ def test_a_request_that_came_whole_may_take_its_time(checkpoint: Path, monkeypat
         assert read_to_end(sock).startswith(b"HTTP/1.1 200")
 
 
+def test_nonsense_after_an_early_answer_is_an_end(server: Running, caplog: pytest.LogCaptureFixture) -> None:
+    """The answer has been given while the body came: there is none to give for a body that is wrong."""
+    begun = request_bytes({}).replace(b"application/json", b"text/plain").partition(b"Content-Length")[0]
+    with server.connect() as sock:
+        sock.sendall(begun + b"Transfer-Encoding: chunked\r\n\r\n")
+        answer = sock.recv(2**16)
+        while not answer.endswith(b"}}"):
+            answer += sock.recv(2**16)
+        assert answer.startswith(b"HTTP/1.1 415")
+        sock.sendall(b"nonsense\r\n")
+        assert read_to_end(sock) == b""
+    assert "Traceback" not in caplog.text
+
+
 def test_one_connection_serves_many_requests(server: Running) -> None:
     with server.connect() as sock:
         for _ in range(3):

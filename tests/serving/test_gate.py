@@ -183,6 +183,8 @@ def test_the_telling_routes(server: Running) -> None:
     assert card.bytes == 4 * card.parameters
     assert "secret" not in card.model_dump_json()
     assert card.limits["n"] == 8
+    tokenizer = server.tokenizer
+    assert card.special_ids == sorted([tokenizer.sos_id, tokenizer.eos_id, tokenizer.pad_id])
     assert httpx.get(server.url + "/version/").json() == {"version": __version__, "model": "toy"}
     for path in ("/health", "/health/live", "/health/ready", "/health_check/"):
         assert httpx.get(server.url + path).json() == {"status": "ok"}

@@ -92,6 +92,10 @@ def test_keys_come_from_the_environment_or_a_file(tmp_path: Path, monkeypatch: p
     read_keys(None).check([b"bearer key-number-3"])
     with pytest.raises(ServingError, match="leave one out"):
         read_keys(str(file))
+    monkeypatch.setenv("XLAB_API_KEY", " , ")  # whoever set it meant to close the door
+    with pytest.raises(ServingError, match="has no keys"):
+        read_keys(None)
+    monkeypatch.setenv("XLAB_API_KEY", "key-number-1")
     assert "key" not in repr(read_keys(None)).lower().replace("keys(", "")
 
 

@@ -193,6 +193,23 @@ def test_a_branch_goes_on_from_token_ids(page: Page, service: Running, place: in
     }
 
 
+def test_no_branch_begins_with_a_special_token(page: Page, service: Running) -> None:
+    """The end is likely here, and is shown as such; a text that went on from it would be none."""
+    eos = service.tokenizer.eos_id
+    page.check("[value=greedy]", force=True)
+    fill(page, max_tokens=2, min_tokens=2)
+    service.speaker.noise[:, eos] += 25
+    try:
+        run(page, "xx")
+    finally:
+        service.speaker.noise[:, eos] -= 25
+    page.locator(".token").nth(1).click()
+    end = page.locator(f"#alternatives [data-id='{eos}']")
+    expect(end).to_contain_text("<|eos|>")
+    expect(end).to_be_disabled()
+    assert page.locator("#alternatives button:enabled").count() == 3  # of five: the end cannot, nor what stands there
+
+
 def test_an_alternative_may_complete_a_character(page: Page, service: Running) -> None:
     """The two bytes of ë: the second is exchanged, and the new character shows."""
     page.check("[value=greedy]", force=True)
@@ -263,7 +280,12 @@ def test_copied_code_runs_and_gives_the_text_that_is_shown(browser: Browser, way
 
 def test_a_service_with_a_key_is_asked_with_it(browser: Browser) -> None:
     with serving(key=KEY) as service, opened(browser, service.address, needs_key=True) as page:
-        page.keyboard.type("wrong-key")
+        page.keyboard.type("schlüssel")  # no header can hold it
+        page.keyboard.press("Enter")
+        assert page.evaluate(
+            "document.getElementById('ask').open && !document.getElementById('ask-key').validity.valid"
+        )
+        page.fill("#ask-key", " wrong-key ")
         page.keyboard.press("Enter")
         expect(page.locator("#ask-why")).to_contain_text("wrong")
         page.keyboard.press("Escape")  # not now

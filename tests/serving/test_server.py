@@ -132,6 +132,8 @@ def test_the_drain_has_an_end(checkpoint: Path, tmp_path: Path) -> None:
         (["--api-key-file", "/no/such/file"], {}, "cannot read the keys"),
         ([], {"XLAB_API_KEY": "short"}, "visible ASCII"),
         (["--cors", "example.org"], {}, "--cors takes an origin"),
+        (["--drain", "inf"], {}, "--drain must be a number of seconds, got inf"),
+        (["--deadline", "nan"], {}, "--deadline must be a number of seconds, got nan"),
         (["--int8", "--bf16"], {}, "two ways to hold"),
         (["--name", "a/b"], {}, "--name must be of letters"),
         (["--host", "no.such.host.invalid"], {}, "is no address"),

@@ -304,6 +304,26 @@ class TestUsers:
 
         driven(play())
 
+    def test_chats_that_telegram_holds_up_do_not_hold_up_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("xlab.serving.telegram.bot.FAREWELL", 0.1)
+
+        class Holding(BotApi):
+            async def _result(self, method: str, data: dict[str, str]) -> Any:
+                if data.get("chat_id") in {"666", "667"}:
+                    return Refuse(429, "Too Many Requests", retry_after=30)
+                return await super()._result(method, data)
+
+        async def play() -> None:
+            async with scene(tmp_path, api=Holding(), speed=1.0) as there:
+                for _ in range(50):
+                    there.api.write("/help", 666)
+                    there.api.write("/settings", 667)
+                await written(there)
+
+        driven(play())
+
     def test_the_rate_of_texts_holds_for_buttons_too(self, tmp_path: Path) -> None:
         async def play() -> None:
             async with scene(tmp_path, rate=1) as there:

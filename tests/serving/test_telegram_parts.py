@@ -202,12 +202,14 @@ class TestStore:
             Store(path)
         assert content is None or path.read_bytes() == content
 
-    def test_another_programs_database_is_refused(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("version", [0, 1])  # others count from 1 too
+    def test_another_programs_database_is_refused(self, tmp_path: Path, version: int) -> None:
         import sqlite3
 
         path = tmp_path / "other.sqlite3"
         with sqlite3.connect(path) as other:
             other.execute("CREATE TABLE theirs (x)")
+            other.execute(f"PRAGMA user_version = {version}")
         other.close()
         with pytest.raises(ConfigError, match="not one of this bot's"):
             Store(path)
@@ -284,13 +286,16 @@ class TestCredentials:
             credentials.bot_token("/no/such")
 
     def test_of_several_keys_the_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv(credentials.KEY_VARIABLE, "one, two")
+        monkeypatch.setenv(credentials.KEY_VARIABLE, ", one, two")
         assert credentials.service_key(None) == "one"
         monkeypatch.delenv(credentials.KEY_VARIABLE)
         assert credentials.service_key(None) is None
         file = tmp_path / "keys"
-        file.write_text("# of the service\none,and\ntwo\n")
+        file.write_text("# of the service\n\none,and\ntwo\n")
         assert credentials.service_key(str(file)) == "one,and"
+        monkeypatch.setenv(credentials.KEY_VARIABLE, "one")
+        with pytest.raises(ConfigError, match="leave one out"):
+            credentials.service_key(str(file))
 
     @pytest.mark.parametrize("key", ["a b", "a\r\nX: 1", ",", "schlüssel"])
     def test_a_key_that_no_header_can_hold_is_refused(self, key: str, monkeypatch: pytest.MonkeyPatch) -> None:

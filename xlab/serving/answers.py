@@ -152,6 +152,7 @@ class ModelCard(Answer):
     parameters: int
     bytes: int
     vocab_size: int
+    special_ids: list[int] = Field(description="Of tokens that stand for no text, such as the one that ends it.")
     max_len: int
     d_model: int | None
     n_layers: int | None

@@ -197,6 +197,6 @@ async def _refuse(_: HttpRequest, error: Exception) -> Response:
 
 async def _refuse_http(http: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    answer = response_to(refusal_for(error.status_code, http.url.path, http.method))
+    answer = response_to(refusal_for(error.status_code, http.scope["path"], http.method))
     answer.headers.update(error.headers or {})
     return answer

@@ -1,9 +1,9 @@
 """Put what a client asks into the engine's words, and refuse what this server cannot or will not do."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from xlab.errors import GenerationError
 from xlab.inference import BeamSettings, Request
@@ -15,6 +15,7 @@ from xlab.serving.model import Served
 from xlab.serving.schemas import ResponseFormat, Sampling
 
 LONG_TEXT = 4096  # characters; longer ones are tokenized beside the event loop
+Value = TypeVar("Value")
 
 # what a beam search has no use for, and the values that ask for nothing
 DRAWS: dict[str, tuple[Any, ...]] = {
@@ -75,11 +76,13 @@ async def prompts_of(model: Served, prompt: str | list[str] | list[int] | list[l
     return [Prompt(model.tokenizer.decode(ids), ids, has_start=False) for ids in given]
 
 
+async def beside_the_loop(work: Callable[[], Value], size: int) -> Value:
+    """Do what takes long for long texts in another thread; ``size`` is their characters."""
+    return await asyncio.to_thread(work) if size > LONG_TEXT else work()
+
+
 async def _encoded(model: Served, texts: list[str]) -> list[Prompt]:
-    if sum(map(len, texts)) > LONG_TEXT:
-        encoded = await asyncio.to_thread(model.tokenizer.encode_batch, texts)
-    else:
-        encoded = model.tokenizer.encode_batch(texts)
+    encoded = await beside_the_loop(lambda: model.tokenizer.encode_batch(texts), sum(map(len, texts)))
     start = model.tokenizer.sos_id
     return [Prompt(text, [start, *ids], has_start=True) for text, ids in zip(texts, encoded, strict=True)]
 

@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response
 
 from xlab.inference import Result
-from xlab.serving.asking import Prompt, requests_of
+from xlab.serving.asking import Prompt, beside_the_loop, requests_of
 from xlab.serving.calls import Call, News
 from xlab.serving.completions import reason_of, usage
 from xlab.serving.errors import RequestError
@@ -28,7 +28,8 @@ async def chat(service: Service, body: ChatBody, http: HttpRequest) -> Response:
     service.model.check_name(body.model)
     if body.stream_options is not None and not body.stream:
         raise RequestError("stream_options belongs to a stream; set stream too", param="stream_options")
-    shown = service.template.prompt(body.messages)
+    size = sum(len(message.text) for message in body.messages)
+    shown = await beside_the_loop(lambda: service.template.prompt(body.messages), size)
     asked = body.max_completion_tokens if body.max_tokens is None else body.max_tokens
     requests = await requests_of(
         service.model,

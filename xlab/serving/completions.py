@@ -136,7 +136,7 @@ async def _events(asked: Asked, first: News) -> AsyncIterator[bytes]:
         for piece in news.pieces:
             place = (news.index, piece.index)
             begun = {} if place in lists else _begin(asked, news.index, lists.setdefault(place, _lists(asked)))
-            choice = _chunk(asked, piece, lists[place], begun)
+            choice = _chunk(asked, asked.call.prompts[news.index], piece, lists[place], begun)
             n_tokens += piece.token is not None and asked.writes
             if choice["text"] or choice["finish_reason"] or choice["logprobs"] or choice.get("token_ids"):
                 chunks.append(_event(asked, [{"index": news.index * asked.n + piece.index, **choice}]))
@@ -162,14 +162,19 @@ def _begin(asked: Asked, number: int, lists: CompletionScores) -> dict[str, Any]
     return begun
 
 
-def _chunk(asked: Asked, piece: Piece, lists: CompletionScores, begun: dict[str, Any]) -> dict[str, Any]:
+def _chunk(
+    asked: Asked, handle: Handle, piece: Piece, lists: CompletionScores, begun: dict[str, Any]
+) -> dict[str, Any]:
     """What a piece brings to its choice, after what it began with."""
     choice: dict[str, Any] = {"text": "", "logprobs": None, **begun, "finish_reason": "length"}
     if asked.writes:
         choice["text"] += piece.text
         choice["finish_reason"] = reason_of(piece.finish_reason)
-        if asked.scores and piece.logprob is not None:
-            new = lists.of([piece.logprob])
+        scored: list[TokenLogprob | int] = [] if piece.logprob is None else [piece.logprob]
+        if asked.body.echo and piece.finish_reason == "eos":
+            scored += _end(handle, piece.index)
+        if asked.scores and scored:
+            new = lists.of(scored)
             choice["logprobs"] = {name: begun.get("logprobs", {}).get(name, []) + new[name] for name in new}
     if asked.body.return_token_ids:
         choice["token_ids"] = [piece.token] if piece.token is not None and asked.writes else []

@@ -56,6 +56,9 @@ class Connection(H11Protocol):
         """Say nothing: a client that would like another protocol is answered in this one."""
 
     def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:  # an early answer was given: it was the last
+            self.transport.close()
+            return
         body = json.dumps(RequestError(f"this is not HTTP as it should be: {msg}").as_json()).encode()
         headers = [("content-type", "application/json"), ("content-length", str(len(body))), ("connection", "close")]
         events: list[Any] = [

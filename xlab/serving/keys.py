@@ -72,11 +72,14 @@ def read_keys(file: str | None) -> Keys:
     """Read the keys of a file, one in each line, or those of XLAB_API_KEY, between commas.
 
     Raises:
-        ServingError: if the file cannot be read or has none, or if both are given.
+        ServingError: if the file cannot be read, what is given has none, or both are given.
     """
     variable = os.environ.get(VARIABLE, "")
     if file is None:
-        return Keys([key.strip() for key in variable.split(",") if key.strip()])
+        keys = [key.strip() for key in variable.split(",") if key.strip()]
+        if variable.strip() and not keys:
+            raise ServingError(f"{VARIABLE} has no keys; write them between commas, or leave it out")
+        return Keys(keys)
     if variable.strip():
         raise ServingError(f"--api-key-file and {VARIABLE} both give keys; leave one out")
     try:

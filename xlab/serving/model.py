@@ -43,6 +43,12 @@ class Served:
         """What a text never holds: a second start, padding, and ids that the tokenizer has no text for."""
         return [self.tokenizer.sos_id, self.tokenizer.pad_id, *range(len(self.tokenizer), self.vocab_size)]
 
+    @cached_property
+    def special_ids(self) -> list[int]:
+        """Tokens that stand for no text: start, end, padding, and ids that the tokenizer has no text for."""
+        known = len(self.tokenizer)
+        return [token for token in range(self.vocab_size) if token >= known or not self.tokenizer.token_bytes(token)]
+
     def check_name(self, name: str | None) -> None:
         """Raise RequestError, 404, for the name of another model."""
         if name is not None and name != self.name:
@@ -56,7 +62,8 @@ class Served:
     def card(self, limits: Limits) -> dict[str, Any]:
         """What the playground shows of the model."""
         allowed = {"max_tokens": limits.max_tokens, "n": limits.texts, "beam_width": limits.texts}
-        return {"name": self.name, **self.facts, "limits": {**allowed, **FIXED_LIMITS}}
+        told = {"special_ids": self.special_ids, "limits": {**allowed, **FIXED_LIMITS}}
+        return {"name": self.name, **self.facts, **told}
 
 
 def served(checkpoint: Checkpoint, decoder: Decoder, *, name: str | None, precision: str) -> Served:

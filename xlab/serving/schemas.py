@@ -36,6 +36,7 @@ NOT_DONE: dict[str, tuple[Any, ...]] = {
 
 Stop = Annotated[str, Field(min_length=1, max_length=limits.MOST_STOP_CHARACTERS)]
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, fail_fast=True)]  # a million errors would take seconds
 
 
 class StreamOptions(BaseModel):
@@ -155,11 +156,9 @@ class CompletionBody(Sampling):
 
     prompt: (
         str
-        | Annotated[list[str], Field(min_length=1, max_length=limits.MOST_PROMPTS)]
-        | Annotated[list[TokenId], Field(min_length=1)]
-        | Annotated[
-            list[Annotated[list[TokenId], Field(min_length=1)]], Field(min_length=1, max_length=limits.MOST_PROMPTS)
-        ]
+        | Annotated[list[str], Field(min_length=1, max_length=limits.MOST_PROMPTS, fail_fast=True)]
+        | TokenIds
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=limits.MOST_PROMPTS, fail_fast=True)]
     ) = Field(description="A text, token ids as they are, or a list of either.")
     max_tokens: int | None = Field(None, ge=0, le=limits.MOST_TOKENS, description="New tokens at most. 16.")
     best_of: int | None = Field(

@@ -13,13 +13,18 @@ LEAST = -9999.0  # stands for minus infinity, which JSON lacks
 
 
 class TokenTexts:
-    """The text of single tokens; one that is half a character is spelt as OpenAI does, by its bytes."""
+    """The text of single tokens; one that is half a character is spelt as OpenAI does, by its bytes.
+
+    A model may have ids that its tokenizer lacks; none is ever written, but one may be likely.
+    """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.of = lru_cache(maxsize=65536)(self._of)
 
     def _of(self, token: int) -> str:
+        if token >= len(self.tokenizer):
+            return f"<|{token}|>"
         text = self.tokenizer.decode([token], skip_special_tokens=False)
         if "�" not in text:
             return text
@@ -27,7 +32,7 @@ class TokenTexts:
 
     def bytes_of(self, token: int) -> list[int]:
         """The UTF-8 that a token stands for."""
-        return list(self.tokenizer.token_bytes(token))
+        return list(self.tokenizer.token_bytes(token)) if token < len(self.tokenizer) else []
 
 
 class CompletionScores:

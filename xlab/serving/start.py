@@ -1,6 +1,7 @@
 """What serve.py http does once its options are known."""
 
 import contextlib
+import math
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ def start(checkpoint: str, options: dict[str, Any]) -> None:
     """
     if options["int8"] and options["bf16"]:
         raise GenerationError("--int8 and --bf16 are two ways to hold the weights; give one of them")
+    for name in ("deadline", "drain"):
+        if not math.isfinite(options[name]):
+            raise ServingError(f"--{name} must be a number of seconds, got {options[name]}")
     for origin in options["origins"]:
         if origin != "*" and (not origin.startswith(("http://", "https://")) or origin.count("/") != 2):
             raise ServingError(f"--cors takes an origin, such as https://example.org, got {origin!r}")

@@ -14,6 +14,7 @@ export class Alternatives {
   constructor(sheet, texts, choose) {
     Object.assign(this, { sheet, texts, choose });
     this.span = null;
+    this.specialIds = new Set(); // of tokens that stand for no text: no text goes on from them
     this._timer = 0;
     texts.addEventListener("focusin", (event) => this._focus(event.target));
     texts.addEventListener("click", (event) => this._showFor(event.target));
@@ -93,7 +94,7 @@ export class Alternatives {
       return this._row(other, other.id === token.id, () => this.choose(sample, index, other));
     });
     this.sheet.querySelector("ul").replaceChildren(...rows);
-    this.sheet.querySelector(".hint").hidden = !rows.length;
+    this.sheet.querySelector(".hint").hidden = !this.sheet.querySelector("button:enabled");
     this.sheet.hidden = false;
     span.classList.add("shown");
     span.setAttribute("aria-describedby", this.sheet.id);
@@ -108,7 +109,7 @@ export class Alternatives {
     button.append(word(alternative.text), part("share", percent(alternative.logprob)));
     button.style.setProperty("--share", Math.exp(alternative.logprob).toFixed(4));
     button.addEventListener("click", choose);
-    button.disabled = isChosen;
+    button.disabled = isChosen || this.specialIds.has(alternative.id);
     if (isChosen) button.setAttribute("aria-current", "true");
     row.append(button);
     return row;

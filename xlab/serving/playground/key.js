@@ -23,7 +23,7 @@ export function askForKey(why) {
     dialog.showModal();
   }).then((isGiven) => {
     asking = null;
-    if (isGiven) sessionStorage.setItem(NAME, field.value);
+    if (isGiven) sessionStorage.setItem(NAME, field.value.trim());
     field.value = "";
     showForget();
     return isGiven;

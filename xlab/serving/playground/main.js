@@ -23,6 +23,7 @@ async function modelCard() {
     card = await (await ask("model_card")).json();
     showCard(card, find("model"), find("facts"));
     settings.limitFields(form, card.limits, card.max_len);
+    alternatives.specialIds = new Set(card.special_ids);
   }
   return card;
 }

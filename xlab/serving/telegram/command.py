@@ -83,7 +83,7 @@ def settings_of(options: dict[str, Any]) -> "BotSettings":
         from xlab.serving.telegram.bot import BotSettings  # aiogram: some seconds, which --help does not need
         from xlab.serving.telegram.webhook import WebhookSettings
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the bot needs {error.name}; pip install 'aiogram>=3.31,<4'") from error
+        raise ConfigError(f"{error.name} is missing, which XLab requires; install its requirements anew") from error
     webhook = None
     if options["webhook_url"]:
         webhook = WebhookSettings(

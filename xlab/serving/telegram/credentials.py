@@ -34,15 +34,16 @@ def service_key(file: str | None) -> str | None:
     """The HTTP service's key; of several, on the lines of a file or between commas, the first.
 
     Raises:
-        ConfigError: if it cannot be a key.
+        ConfigError: if it cannot be a key, or both a file and the environment give one.
     """
+    if file is not None and os.environ.get(KEY_VARIABLE, "").strip():
+        raise ConfigError(f"--api-key-file and {KEY_VARIABLE} both give keys; leave one out")
     keys = _secret(file, KEY_VARIABLE)
     if keys is None:
         return None
-    if file is None:
-        key = keys.split(",")[0].strip()
-    else:  # the file is the service's own, comments and all
-        key = next((line.strip() for line in keys.splitlines() if not line.startswith("#")), "")
+    # the file is the service's own, comments and all
+    given = keys.split(",") if file is None else [line for line in keys.splitlines() if not line.startswith("#")]
+    key = next((key.strip() for key in given if key.strip()), "")
     if not key or not all("!" <= character <= "~" for character in key):
         raise ConfigError(f"the key in {file or KEY_VARIABLE} is empty or not plain ASCII without spaces")
     return key

@@ -1,5 +1,6 @@
 """What the bot says to a command, a text, a press of a button, and to whom it says nothing."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from math import ceil
@@ -21,6 +22,7 @@ from xlab.serving.telegram.settings import MEANINGS
 from xlab.serving.telegram.store import Store, StoreError
 
 FLOOD, MINUTE = 60, 60.0  # updates of one user in a minute; the rest is not even answered
+HANDLED_AT_ONCE = 8  # updates of one user: a chat that Telegram holds up must not take the places of all others
 LINE_PAUSE = 5.0  # seconds in which a line like "I am still writing" is said once
 FLOOD_PAUSE = 60.0
 
@@ -75,6 +77,7 @@ class Handlers:
         self._updates = RateLimit(FLOOD, MINUTE, clock)
         self._lines = Seldom(LINE_PAUSE, clock)
         self._warnings = Seldom(FLOOD_PAUSE, clock)
+        self._handled: Counter[int] = Counter()  # updates of each user that are being handled
 
     def router(self) -> Router:
         """Everything the bot reacts to."""
@@ -111,8 +114,13 @@ class Handlers:
         elif self._allowed and user.id not in self._allowed:
             if self._warnings.due((user.id, "stranger")):
                 await self._sender.say(user.id, STRANGER.format(user=user.id))
-        else:
-            await handler(event, data)
+        elif self._handled[user.id] < HANDLED_AT_ONCE:
+            self._handled[user.id] += 1
+            try:
+                await handler(event, data)
+            finally:
+                self._handled.subtract([user.id])
+                self._handled += Counter()  # forgets who has none
 
     async def _start(self, message: Message) -> None:
         await self._sender.say(message.chat.id, WELCOME)

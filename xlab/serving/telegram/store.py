@@ -175,13 +175,13 @@ def _open(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=5.0)
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        (n_tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        if version != SCHEMA_VERSION and n_tables:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if tables and (version != SCHEMA_VERSION or not tables >= {"settings", "texts"}):
             raise ConfigError(f"{path} is a database, but not one of this bot's; give another --database")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("PRAGMA secure_delete = ON")  # a text that falls out is gone from the file too
-        if not n_tables:
+        if not tables:
             connection.executescript(f"BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except BaseException:
         connection.close()
