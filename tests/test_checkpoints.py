@@ -504,6 +504,66 @@ def test_a_module_can_be_allowed(
     assert evil.exists()
 
 
+PARTS_OF_ONE_S_OWN = """
+import torch
+from xlab.transformer import MultiHeadAttention, SwiGLU
+
+class Numbers(MultiHeadAttention):  # computed from tensors
+    def __init__(self, d_model, n_heads, layer_index):
+        super().__init__(d_model, n_heads, layer_index)
+        self.scale = [float(share) for share in torch.linspace(0.5, 1.5, 4)][layer_index]
+
+    def forward(self, x, context):
+        return self.scale * super().forward(x, context)
+
+class Attribute(Numbers):  # a tensor that is no buffer
+    def __init__(self, d_model, n_heads, layer_index):
+        MultiHeadAttention.__init__(self, d_model, n_heads, layer_index)
+        self.scale = torch.ones(d_model).mul_(3)
+
+class Buffer(Numbers):  # one that no checkpoint holds
+    def __init__(self, d_model, n_heads, layer_index):
+        MultiHeadAttention.__init__(self, d_model, n_heads, layer_index)
+        self.register_buffer("scale", torch.full((d_model,), 2.0), persistent=False)
+
+class Drawing(Numbers):
+    def __init__(self, d_model, n_heads, layer_index):
+        MultiHeadAttention.__init__(self, d_model, n_heads, layer_index)
+        self.register_buffer("scale", torch.randn(d_model, device="cpu"))
+"""
+
+
+@pytest.mark.parametrize("name", ["Numbers", "Attribute", "Buffer", "Drawing"])
+def test_a_part_of_one_s_own_is_made_as_it_was_for_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "own_parts.py").write_text(PARTS_OF_ONE_S_OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_parts", raising=False)
+    allow_module("own_parts")
+    settings = {**TINIEST, "d_ff": 8, "attention": {"class_path": f"own_parts.{name}"}}
+    trained = checkpoints.build_decoder(settings)
+    weights = {key: weight.clone() for key, weight in trained.state_dict().items()}
+    checkpoint = Checkpoint(Path("own.pt"), settings, {}, "", weights, {}, resumable=False)
+    before = torch.get_rng_state()
+    restored = checkpoints.restore_decoder(checkpoint)
+    assert torch.equal(torch.get_rng_state(), before)
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(restored(ids), trained(ids))
+
+
+def test_a_loaded_model_outlives_its_file(run: Run, tmp_path: Path) -> None:
+    shutil.copy(run.exported, tmp_path / "own.pt")
+    checkpoint = read(tmp_path / "own.pt")
+    one, other = checkpoints.restore_decoder(checkpoint), checkpoints.restore_decoder(checkpoint)
+    expected = logits(load(run.exported)[0])
+    with torch.no_grad():
+        one.embedding.weight.zero_()
+    with open(tmp_path / "own.pt", "r+b") as file:  # as cp does over what is there
+        file.write(b"\xff" * (tmp_path / "own.pt").stat().st_size)
+    assert torch.equal(logits(other.eval()), expected)
+
+
 @pytest.mark.parametrize("allowed", ["evil", "evil_layer", "evil_layers.Attention", "layers", ""])
 def test_a_module_of_a_similar_name_is_not_allowed_with_it(
     run: Run, tmp_path: Path, evil: Path, monkeypatch: pytest.MonkeyPatch, allowed: str

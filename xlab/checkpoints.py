@@ -171,24 +171,41 @@ def build_decoder(settings: Mapping[str, Any]) -> Decoder:
 
 
 def restore_decoder(checkpoint: Checkpoint) -> Decoder:
-    """Make the decoder that a checkpoint describes; its weights are the checkpoint's own tensors."""
+    """Make the decoder that a checkpoint describes, with its weights."""
     try:
-        with torch.device("meta"), _Unfilled():  # no memory and no time for weights that are replaced at once
-            decoder = build_decoder(checkpoint.model)
-        _check_fit(decoder, checkpoint)
-        own = decoder.state_dict()
-        weights = {name: weight.to(own[name].dtype) for name, weight in checkpoint.weights.items()}
-        decoder.load_state_dict(weights, assign=True)
-        if any(tensor.is_meta for tensor in (*decoder.parameters(), *decoder.buffers())):
-            # a part keeps what no checkpoint holds, and made it without a device of its own
-            with torch.random.fork_rng():  # no draw of the caller's is used up
+        with torch.random.fork_rng(devices=[]):  # no draw of the caller's is used up
+            decoder = _bare_decoder(checkpoint)
+            if decoder is None:
                 decoder = build_decoder(checkpoint.model)
-            decoder.load_state_dict(weights)
+                fill(decoder, checkpoint)
+            else:
+                own = decoder.state_dict()
+                # copies: a file that is overwritten in place would change, or end, a model that read it where it lies
+                weights = {name: weight.to(own[name].dtype, copy=True) for name, weight in checkpoint.weights.items()}
+                decoder.load_state_dict(weights, assign=True)
     except CheckpointError:
         raise
     except Exception as error:  # a class of the wrong kind, or with wrong arguments, fails in its own way
         raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
     return decoder
+
+
+def _bare_decoder(checkpoint: Checkpoint) -> Decoder | None:
+    """The decoder without its weights, for which no memory and no time is taken; None where that is not all it lacks.
+
+    Parts of someone else's may compute with tensors as they are made, and keep some that no checkpoint holds.
+    """
+    try:
+        with torch.device("meta"), _Unfilled():
+            decoder = build_decoder(checkpoint.model)
+    except Exception as error:
+        if "meta" in str(error):
+            return None
+        raise
+    _check_fit(decoder, checkpoint)
+    are_ours = all(type(part).__module__.startswith(("xlab.", "torch.")) for part in decoder.modules())
+    own = decoder.state_dict()
+    return decoder if are_ours and all(name in own for name, b in decoder.named_buffers() if b.is_meta) else None
 
 
 class _Unfilled(TorchFunctionMode):

@@ -285,6 +285,29 @@ def test_ids_that_a_model_of_unknown_vocabulary_has_no_row_for_fail_alone() -> N
     assert "the model fails on the prompt's ids: IndexError" in str(second.result.error)
 
 
+def test_who_comes_together_with_such_ids_is_answered() -> None:
+    table = torch.nn.Embedding(17, 17)
+    good = [greedy([1, 2], max_new_tokens=4, prompt_logprobs=1), greedy([3, 4, 5, 6], max_new_tokens=4)]
+    expected = [Engine(table, max_len=30).generate([request])[0] for request in good]
+    bad = Request([1, 99, 2], prompt_logprobs=0)
+    for order in itertools.permutations([*good, bad, bad]):
+        results = Engine(table, max_rows=4, max_len=30).generate(order)
+        for request, result in zip(order, results, strict=True):
+            if request is bad:
+                assert "IndexError" in str(result.error)
+            else:
+                alone = expected[good.index(request)]
+                assert (result.tokens, result.prompt_logprobs) == (alone.tokens, alone.prompt_logprobs)
+
+
+def test_a_model_that_takes_any_id_is_not_asked_for_its_probability() -> None:
+    good, bad = Engine(Fixed([0.0, 1.0, 0.0]), max_len=30).generate(
+        [greedy([1, 2], max_new_tokens=2), greedy([1, 99], prompt_logprobs=1)]
+    )
+    assert good.tokens == (1, 1)
+    assert "x contains token id 99, outside the model's vocabulary of 3" in str(bad.error)
+
+
 def test_an_engine_that_failed_in_a_step_is_new_after_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = Engine(decoder, max_rows=2)
     request = greedy([1, 2, 3], max_new_tokens=6)
@@ -299,6 +322,15 @@ def test_an_engine_that_failed_in_a_step_is_new_after_a_reset(monkeypatch: pytes
     assert engine.is_idle
     assert all(handle.result is None for handle in left)
     assert [result.tokens for result in engine.generate([request] * 3)] == [expected] * 3
+
+
+def test_a_stream_ends_when_its_engine_is_reset() -> None:
+    engine = Engine(decoder)
+    stream = engine.stream(greedy([1], max_new_tokens=9))
+    next(stream)
+    engine.reset()
+    with pytest.raises(GenerationError, match="the engine was reset"):
+        next(stream)
 
 
 def test_closing_a_stream_frees_its_row_and_leaves_the_others() -> None:
@@ -343,6 +375,25 @@ def test_nan_ends_one_row_and_is_named() -> None:
     assert list(good.tokens) == recomputed(own, [1, 2], 5)
     assert bad.finish_reason == "error"
     assert "logits contain NaN" in str(bad.error)
+
+
+def test_nan_stays_in_no_row_for_the_next() -> None:
+    own = make_decoder()
+    with torch.no_grad():
+        own.embedding.weight[16] = torch.nan
+    own.output = torch.nn.Linear(16, 17, bias=False).double()
+    engine = Engine(own, max_rows=4, chunk=5)
+    for search in {}, {"n": 2, "temperature": 1.0}, {"beams": BeamSettings(width=2), "temperature": 1.0}:
+        long = engine.submit(greedy([1, 2], max_new_tokens=22, banned_ids=[16]))
+        spoilt = engine.submit(greedy([1, *[16] * 12], **search))
+        while spoilt.result is None:
+            engine.step()
+        assert "logits contain NaN" in str(spoilt.result.error)
+        short = engine.generate([greedy([n], max_new_tokens=3, banned_ids=[16]) for n in range(3)])
+        assert [list(result.tokens) for result in short] == [recomputed(own, [n], 3) for n in range(3)]
+        while long.result is None:
+            engine.step()
+        assert list(long.result.tokens) == recomputed(own, [1, 2], 22)
     with pytest.raises(GenerationError, match="logits contain NaN"):
         list(Engine(own).stream(greedy([16])))
 
@@ -457,7 +508,7 @@ def test_a_module_around_a_decoder_is_served_over_its_cache() -> None:
     class Around(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.decoder, self.vocab_size, self.max_len = decoder, 17, W
+            self.decoder = decoder
 
         def make_cache(self, batch_size: int, max_len: int | None = None) -> Any:
             return self.decoder.make_cache(batch_size, max_len)
@@ -466,6 +517,9 @@ def test_a_module_around_a_decoder_is_served_over_its_cache() -> None:
     (result,) = engine.generate([greedy([1, 2], max_new_tokens=5)])
     assert list(result.tokens) == recomputed(decoder, [1, 2], 5)
     assert engine.rows.decode_calls == 4
+    for prompt, says in ([99], "token id 99, outside the model's vocabulary of 17"), ([1] * 25, "the context 24"):
+        with pytest.raises(GenerationError, match=says):
+            engine.submit(Request(prompt))
 
 
 def test_a_cache_beyond_memory_is_refused_before_it_is_made() -> None:

@@ -64,3 +64,12 @@ def test_engines_beside_each_other_keep_to_their_own_models(monkeypatch: pytest.
         for decoder, engine in zip(decoders, engines, strict=True):
             tokens = engine.generate([Request([1, 2], max_new_tokens=5, temperature=0)])[0].tokens
             assert list(tokens) == recomputed(decoder, [1, 2], 5)
+
+
+def test_there_is_no_limit_to_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlab.inference.engine.FixedStep", partial(FixedStep, backend="eager"))
+    decoder = make_decoder(n_layers=1)
+    with torch._dynamo.config.patch(recompile_limit=1, accumulated_recompile_limit=1):  # of torch, far above
+        for _ in range(2):
+            result = Engine(decoder, compile=True).generate([Request([1, 2], max_new_tokens=2, temperature=0)])[0]
+            assert list(result.tokens) == recomputed(decoder, [1, 2], 2)

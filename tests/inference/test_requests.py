@@ -192,3 +192,30 @@ def test_an_ngram_longer_than_any_text_forbids_nothing() -> None:
         prompt, tokens = [1, 1, 1], [1, 1]
 
     assert NoRepeatNgram(10**30)(torch.zeros(V), Past()).isfinite().all()
+
+
+@pytest.mark.parametrize("make", [torch.tensor, np.array])
+def test_ids_may_be_an_array(make: Any) -> None:
+    expected = recomputed(decoder, [1, 2], 5)
+    request = Request(
+        [1, 2], max_new_tokens=9, temperature=0, eos_ids=make([expected[3]]), banned_ids=make([], dtype=int)
+    )
+    (result,) = Engine(decoder).generate([request])
+    assert result.finish_reason == "eos"
+    assert list(result.tokens) == expected[: expected.index(expected[3])]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"seed": torch.tensor([3])}, {"seed": np.int64(3)}, {"seed": 3, "temperature": 2**70}, {"top_p": np.float32(0.5)}],
+)
+def test_numbers_of_any_kind_are_numbers(settings: dict[str, Any]) -> None:
+    (result,) = Engine(decoder).generate([Request([1, 2], **{"max_new_tokens": 3, "seed": 3, **settings})])
+    assert result.error is None
+    assert len(result.tokens) == 3
+
+
+def test_a_prompt_without_length_is_refused_in_its_own_result() -> None:
+    bad, good = Engine(decoder).generate([Request(torch.tensor(1)), Request([1], max_new_tokens=1)])
+    assert "the prompt must be a list of token ids" in str(bad.error)
+    assert good.error is None

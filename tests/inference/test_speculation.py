@@ -143,8 +143,74 @@ def test_look_up_takes_the_longest_and_latest_agreement() -> None:
     assert lookup.guess(Row([1, 2]), None, 9) == []  # type: ignore[arg-type]
 
 
+class Said:
+    """Guesses the same every time, or fails."""
+
+    def __init__(self, guesses: Any) -> None:
+        self.guesses = guesses
+
+    def guess(self, row: Row, text: Any, limit: int) -> Any:
+        if isinstance(self.guesses, Exception):
+            raise self.guesses
+        return self.guesses
+
+
+@pytest.mark.parametrize(
+    ("guesses", "says"),
+    [
+        (ValueError("no idea"), "guessing failed: ValueError: no idea"),
+        ([1, 17], "a guess contains token id 17, outside the model's vocabulary of 17"),
+        ([-1], "a guess contains token id -1"),
+        ([0.5], "a guess must be a list of token ids, and holds 0.5"),
+        (None, "guessing failed: TypeError"),
+    ],
+)
+def test_a_guess_that_cannot_be_ends_its_text_alone(guesses: Any, says: str) -> None:
+    decoder = make_decoder()
+    engine = Engine(decoder, guesser=Said(guesses))
+    first = engine.submit(Request([1, 2], max_new_tokens=9, temperature=0))
+    engine.step()
+    waiting = [engine.submit(Request([n], max_new_tokens=1, temperature=0)) for n in (3, 4)]
+    while not engine.is_idle:
+        engine.step()
+    assert first.result is not None
+    assert says in str(first.result.error)
+    assert [list(h.result.tokens) for h in waiting if h.result] == [recomputed(decoder, [n], 1) for n in (3, 4)]
+    (alone,) = engine.generate([Request([1, 2], max_new_tokens=9, temperature=0)])
+    assert says in str(alone.error)
+    assert list(alone.tokens) == recomputed(decoder, [1, 2], 1)
+    assert not engine.rows.rows
+
+
+def test_guesses_beyond_the_limit_are_cut() -> None:
+    decoder = make_decoder()
+    engine = Engine(decoder, guesser=Said((3,) * 99))
+    (result,) = engine.generate([Request([1, 2], max_new_tokens=99, temperature=0)])
+    assert list(result.tokens) == recomputed(decoder, [1, 2], 23)
+
+
+@pytest.mark.parametrize("make", [lambda: PromptLookup(3, shortest=1), lambda: DraftModel(make_decoder(seed=5), 3)])
+def test_engines_that_share_a_guesser_in_turns_keep_to_their_texts(make: Make) -> None:
+    decoder, guesser = make_decoder(), make()
+    engines = [Engine(decoder, guesser=guesser) for _ in range(2)]
+    handles = [
+        engine.submit(Request([n, 1, n], max_new_tokens=18, temperature=0)) for n, engine in enumerate(engines, 2)
+    ]
+    while not all(engine.is_idle for engine in engines):
+        for engine in engines:
+            engine.step()
+    for n, handle in enumerate(handles, 2):
+        assert handle.result is not None
+        assert list(handle.result.tokens) == recomputed(decoder, [n, 1, n], 18)
+
+
 def test_what_cannot_be_is_refused() -> None:
     decoder = make_decoder()
+    for no_guesser in (PromptLookup, 5):
+        with pytest.raises(GenerationError, match=r"guesser must be an object with guess, such as PromptLookup\(\)"):
+            Engine(decoder, guesser=no_guesser)  # type: ignore[arg-type]
+    with pytest.raises(GenerationError, match="longest must be a whole number"):
+        PromptLookup(longest=2.5)  # type: ignore[arg-type]
     with pytest.raises(GenerationError, match="vocabulary of 5, the model one of 17"):
         Engine(decoder, guesser=DraftModel(make_decoder(vocab_size=5)))
     with pytest.raises(GenerationError, match="this model has none"):

@@ -23,6 +23,8 @@ class PromptScorer:
     def __call__(self, logits: Tensor) -> None:
         place = len(self.scored) + 1
         following = self.prompt[place : place + len(logits)]
+        if max(following, default=0) >= logits.size(-1):
+            return  # the scheduler refuses such a prompt, when it has been fed
         log_p = widest(logits[: len(following)]).log_softmax(dim=-1)
         own = log_p.gather(-1, torch.tensor(following, device=logits.device).unsqueeze(-1)).squeeze(-1).tolist()
         values, ids = log_p.topk(min(self.n_top, log_p.size(-1)), dim=-1)

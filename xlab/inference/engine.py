@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Generator, Sequence, Sized
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,12 +14,12 @@ from xlab.inference.answers import PromptScorer, drawn, pieces_of, searched
 from xlab.inference.beam_search import Beams, DiverseBeams, beams_for
 from xlab.inference.fixed_step import FixedStep
 from xlab.inference.requests import Piece, Request, Result, Timings, TokenLogprob
-from xlab.inference.rows import Model, PlainRows, device_of, longest_context
+from xlab.inference.rows import Model, PlainRows, Row, device_of, longest_context
 from xlab.inference.sampling import Sampler, Text
 from xlab.inference.scheduler import Job, Scheduler, decoder_of
 from xlab.inference.shaping import Constrained
 from xlab.inference.slots import Slots
-from xlab.inference.speculation import DraftModel, Guesser
+from xlab.inference.speculation import DraftModel, Guesser, guesses_of
 from xlab.inference.vocabulary import Vocabulary
 from xlab.inference.weights import Precision, prepare
 from xlab.transformer.decoder import Decoder
@@ -86,24 +86,24 @@ class Engine:
         self.tokenizer = tokenizer
         self.max_rows = checks.count("max_rows", max_rows, least=1, remedy="it is the number of texts side by side")
         checks.count("chunk", chunk, least=1, remedy="it is the number of tokens fed at once")
-        vocab_size = getattr(model, "vocab_size", None)
+        decoder = decoder_of(model)
+        subject = model if decoder is None else decoder  # what is around a decoder need not say what it can take
+        vocab_size = getattr(subject, "vocab_size", None)
         self.vocab_size: int | None = vocab_size if isinstance(vocab_size, int) else None
         self.device = device_of(model)
-        longest = longest_context(model)
+        longest = longest_context(subject)
         if max_len is not None:
             checks.count("max_len", max_len, least=1, remedy="None is the model's own")
             if longest is not None and max_len > longest:
                 raise GenerationError(f"max_len is {max_len}, more than the model's, {longest}")
         self.max_len = longest if max_len is None else max_len
         self.cache_bytes = 0
-        decoder = decoder_of(model)
-        if guesser is not None:
-            self._check_guesser(guesser, decoder)
+        guess = None if guesser is None else self._guess_by(guesser, decoder)
         if decoder is not None:
             self.rows: Slots | PlainRows = self._slots(decoder, dtype, compile, chunk)
         else:
             self.rows = PlainRows(_uncached(model), self.device, self.max_len or 0, max_rows=max_rows)
-        self.scheduler = Scheduler(self.rows, None if guesser is None else guesser.guess)
+        self.scheduler = Scheduler(self.rows, guess)
         self._handles: dict[Job, Handle] = {}
 
     def _slots(self, decoder: Decoder, dtype: Precision, compile: bool, chunk: int) -> Slots:
@@ -116,7 +116,7 @@ class Engine:
         decode = FixedStep(prepared.decoder, prepared.project, cache) if compile else None
         return Slots(prepared.decoder, cache, project=prepared.project, chunk=chunk, decode=decode)
 
-    def _check_guesser(self, guesser: Guesser, decoder: Decoder | None) -> None:
+    def _guess_by(self, guesser: Guesser, decoder: Decoder | None) -> Callable[[Row, Text, int], list[int]]:
         if decoder is None:
             raise GenerationError("guesses are checked over the cache of XLab's decoder, and this model has none")
         if isinstance(guesser, DraftModel) and guesser.vocab_size != decoder.vocab_size:
@@ -124,6 +124,7 @@ class Engine:
                 f"the draft model has a vocabulary of {guesser.vocab_size}, the model one of {decoder.vocab_size}; "
                 "they must share their tokenizer"
             )
+        return guesses_of(guesser, decoder.vocab_size)
 
     @property
     def is_idle(self) -> bool:
@@ -137,7 +138,7 @@ class Engine:
             try:
                 answers.append(self.submit(request))
             except GenerationError as error:
-                n_prompt = len(request.prompt) if isinstance(request.prompt, Sized) else 0
+                n_prompt = len(request.prompt) if isinstance(request.prompt, Sequence) else 0
                 answers.append(Result((), n_prompt, Timings(0.0, 0.0, 0.0), error=error))
         handles = [answer for answer in answers if isinstance(answer, Handle)]
         try:
@@ -163,6 +164,8 @@ class Engine:
     def _pieces(self, handle: Handle) -> Generator[Piece, None, None]:
         try:
             while handle.result is None:
+                if handle.job not in self._handles:
+                    raise GenerationError("the engine was reset before the text ended; ask for it again")
                 for owner, piece in self.step():
                     if owner is handle:
                         yield piece
@@ -314,7 +317,7 @@ def _generator(seed: int | None, index: int, device: torch.device) -> torch.Gene
         generator.seed()
     else:
         # the first text of a seed is what that seed alone gives; the others are far from it and from each other
-        generator.manual_seed((seed + index * 0x9E3779B97F4A7C15) % 2**63)
+        generator.manual_seed((int(seed) + index * 0x9E3779B97F4A7C15) % 2**63)
     return generator
 
 

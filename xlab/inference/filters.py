@@ -33,7 +33,7 @@ class Temperature:
     def __call__(self, logits: Tensor) -> Tensor:
         # the smallest a logit's type can hold: a Python float below it would become 0
         limits = torch.finfo(logits.dtype)
-        divisor = min(max(self.temperature, limits.tiny), limits.max)
+        divisor = float(min(max(self.temperature, limits.tiny), limits.max))
         return (logits - logits.amax(dim=-1, keepdim=True)) / divisor
 
 

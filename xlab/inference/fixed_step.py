@@ -51,13 +51,13 @@ class FixedPlacement(Placement):
         end = self.seen.size(-1)
         return all_keys[:, :, :end], all_values[:, :, :end]
 
-
     def mix(self, queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
         if not queries.is_cpu:
             return super().mix(queries, keys, values, **settings)
         # as a formula, which the compiler makes loops of: on a CPU several times as fast as the kernel for one query
         wide = torch.promote_types(queries.dtype, torch.float32)
-        scores: Tensor = (queries.unsqueeze(-2).to(wide) * keys.unsqueeze(-3).to(wide)).sum(-1) * queries.size(-1) ** -0.5
+        products = queries.unsqueeze(-2).to(wide) * keys.unsqueeze(-3).to(wide)  # (R, H, T, S, Dh)
+        scores: Tensor = products.sum(-1) * queries.size(-1) ** -0.5
         mask: Tensor | None = settings["attn_mask"]  # (R or 1, …, S)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
@@ -122,8 +122,8 @@ class FixedStep:
             from torch._dynamo import config, mark_dynamic  # a second's import
 
             mark_dynamic(seen, 3)
-            # a limit for what recompiles without end: here it is once for each number of rows, but of every engine
-            with config.patch(recompile_limit=1024):
+            # limits for what recompiles without end: here it is once for each number of rows, but of every engine
+            with config.patch(recompile_limit=4096, accumulated_recompile_limit=4096):
                 logits = self._step(*inputs)
             rows.is_compiled = True
         return logits[: len(ids)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from xlab.errors import GenerationError
 from xlab.inference import request_checks
@@ -23,11 +24,6 @@ from xlab.inference.shaping import (
 )
 
 FinishReason = Literal["eos", "stop", "length", "cancelled", "error"]
-
-_WHOLE_NUMBERS = (
-    *("max_new_tokens", "min_new_tokens", "n", "best_of", "seed", "top_k", "no_repeat_ngram"),
-    *("logprobs", "prompt_logprobs"),
-)
 
 
 @dataclass(frozen=True)
@@ -110,9 +106,11 @@ class Request:
     beams: BeamSettings | None = None
 
     def __post_init__(self) -> None:
-        for name in _WHOLE_NUMBERS:
-            if isinstance(value := getattr(self, name), np.integer):
-                object.__setattr__(self, name, int(value))  # numpy's own would overflow in sums with Python's
+        for name, value in vars(self).copy().items():
+            if isinstance(value, np.generic):
+                object.__setattr__(self, name, value.item())  # numpy's own would overflow in sums with Python's
+            elif isinstance(value, Tensor | np.ndarray) and name in ("eos_ids", "banned_ids"):
+                object.__setattr__(self, name, value.tolist())  # no id is found among a tensor's own numbers
 
     def check(self, vocab_size: int | None) -> None:
         """Refuse what cannot be answered.

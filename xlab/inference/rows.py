@@ -96,6 +96,9 @@ class Rows(Protocol):
     def clear(self) -> None:
         """Forget all rows."""
 
+    def wipe(self) -> None:
+        """Zero what closed rows have left in memory: a mask keeps numbers from the next ones, but no NaN."""
+
     def feed(self) -> tuple[list[Row], Tensor | None]:
         """Run the model; return the rows that it has seen to their ends, and the logits that follow them.
 
@@ -124,6 +127,8 @@ class PlainRows:
     max_rows: int | None = None
     rows: list[Row] = field(default_factory=list)
     cache: Cache | None = None
+    n_places: int = 1
+    """How many rows the cache has."""
 
     def room(self, row: Row) -> int:
         return 0
@@ -137,6 +142,7 @@ class PlainRows:
             capacity = self.max_len if window is None else min(self.max_len, window)
             longest = longest_context(self.model)
             self.cache = self.model.make_cache(1, capacity if longest is None else min(capacity, longest))
+            self.n_places = 1
         return row
 
     def fork(self, rows: Sequence[Row], instead_of: Sequence[Row] = ()) -> list[Row]:
@@ -153,6 +159,9 @@ class PlainRows:
     def clear(self) -> None:
         self.rows, self.cache = [], None
 
+    def wipe(self) -> None:
+        """Nothing: a foreign cache serves no second text."""
+
     def feed(self) -> tuple[list[Row], Tensor | None]:
         if not self.rows:
             return [], None
@@ -161,8 +170,6 @@ class PlainRows:
         if any(row.rolls for row in self.rows):
             self.cache = None
         logits = self._recomputed() if self.cache is None else self._cached(self.cache)
-        for row in self.rows:
-            row.has_logits = True
         return list(self.rows), logits
 
     def _recomputed(self) -> Tensor:
@@ -185,14 +192,13 @@ class PlainRows:
             row.place, row.held = place, len(row.context)
         return logits
 
-    n_places: int = 1
-
     def _last_logits(self, rows: list[Row], *cache: Cache) -> Tensor:
         ids = [row.context[row.held :] if cache else row.context for row in rows]
         logits = check_logits(self.model(torch.tensor(ids, device=self.device), *cache), n_rows=len(ids))
         for row, prompt in zip(rows, logits, strict=True):
             if not row.has_logits and row.on_prompt is not None:
                 row.on_prompt(prompt)
+            row.has_logits = True  # here: where other rows fail, this one is fed again
         return logits[:, -1]
 
 

@@ -3,6 +3,7 @@
 Letters: B rows of one job, R rows of all, V vocabulary.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
@@ -86,6 +87,7 @@ class Scheduler:
     def __init__(self, rows: Rows, guess: Callable[[Row, Any, int], list[int]] | None = None) -> None:
         self.rows, self.guess = rows, guess
         self.n_guessed, self.n_right = 0, 0
+        self.is_spoilt = False  # whether a row of this step has brought NaN
         self.waiting: deque[Job] = deque()  # appended to from other threads
         self.running: list[Job] = []
 
@@ -115,11 +117,11 @@ class Scheduler:
         """Feed the model once and choose; return the jobs that chose, or ended."""
         ended = self.leave()
         self._join()
-        self._guess()
+        ended += self._guess()
         try:
             ready, logits = self.rows.feed()
         except IndexError as error:
-            return ended + self._blame(error)
+            return [*ended, self._blame(error)]
         # behind a row's logits are those that follow its guesses
         starts = accumulate((1 + len(row.guesses) for row in ready), initial=0)
         place = dict(zip(ready, starts, strict=False))
@@ -128,6 +130,9 @@ class Scheduler:
         while going_on and logits is not None:
             self._choose(going_on, logits, place)
             going_on = [job for job in going_on if self._was_right(job, place)]
+        if self.is_spoilt:
+            self.rows.wipe()
+            self.is_spoilt = False
         return ended + choosing
 
     def leave(self) -> list[Job]:
@@ -152,17 +157,23 @@ class Scheduler:
             job.rows = [row]
             self.running.append(job)
 
-    def _guess(self) -> None:
-        """Let the model be fed with tokens that may follow, where a text runs alone."""
+    def _guess(self) -> list[Job]:
+        """Let the model be fed with tokens that may follow, where a text runs alone; return the job if that fails."""
         if self.guess is None or len(self.running) != 1:
-            return
+            return []
         job = self.running[0]
-        if len(job.rows) == 1 and isinstance(job.strategy, DrawingStrategy):
-            texts, row = job.strategy.drawables(), job.rows[0]
-            limit = min(self.rows.room(row), job.steps_left - 1)
-            if len(texts) == 1 and limit > 0:
-                row.guesses = self.guess(row, texts[0], limit)
-                self.n_guessed += len(row.guesses)
+        if len(job.rows) > 1 or not isinstance(job.strategy, DrawingStrategy):
+            return []
+        texts, row = job.strategy.drawables(), job.rows[0]
+        limit = min(self.rows.room(row), job.steps_left - 1)
+        if len(texts) > 1 or limit < 1:
+            return []
+        try:
+            row.guesses = self.guess(row, texts[0], limit)
+        except Exception as error:
+            return [self._fail(job, checks.generation_error(error, "guessing failed"))]
+        self.n_guessed += len(row.guesses)
+        return []
 
     def _was_right(self, job: Job, place: dict[Row, int]) -> bool:
         """Whether a job drew what was guessed, so that it can draw once more: the model has seen that token already."""
@@ -178,16 +189,20 @@ class Scheduler:
         self.n_right += 1
         return True
 
-    def _blame(self, error: IndexError) -> list[Job]:
-        """End the jobs that came with ids that the model has no row for, where it does not tell its vocabulary."""
-        blamed = [job for job in self.running if not job.is_checked]
-        if not blamed:
+    def _blame(self, error: IndexError) -> Job:
+        """End the job that came with ids that the model has no row for, where it does not tell its vocabulary."""
+        suspects = [job for job in self.running if not job.is_checked]
+        if not suspects:
             raise error
-        for job in blamed:
-            job.error = checks.generation_error(error, "the model fails on the prompt's ids")
-            self.running.remove(job)
-            self._end(job)
-        return blamed
+        # whoever else came with it is fed again, and blamed if that fails too
+        job = max(suspects, key=lambda job: max(job.prompt))
+        return self._fail(job, checks.generation_error(error, "the model fails on the prompt's ids"))
+
+    def _fail(self, job: Job, error: GenerationError) -> Job:
+        job.error = error
+        self.running.remove(job)
+        self._end(job)
+        return job
 
     def clear(self) -> None:
         """Forget all jobs and rows, whatever a step that failed has left of them."""
@@ -212,9 +227,11 @@ class Scheduler:
                 self._choose_alone(job, job.strategy, _pick(logits, own))
         if not drawing:
             return
-        choices = iter(draw(_pick(logits, sources), texts))
+        choices = draw(_pick(logits, sources), texts)
+        self.is_spoilt |= not all(math.isfinite(choice.best_logit) for choice in choices)
+        left = iter(choices)
         for job, strategy, mine in drawing:
-            step = strategy.take([next(choices) for _ in mine])
+            step = strategy.take([next(left) for _ in mine])
             self._go_on(job, step)
 
     def _check(self, job: Job, vocab_size: int) -> bool:
@@ -232,7 +249,7 @@ class Scheduler:
             step = strategy.choose(logits)
         except Exception as error:
             job.error = checks.generation_error(error, "the search failed")
-            step = Step([], [])
+            step, self.is_spoilt = Step([], []), True
         self._go_on(job, step)
 
     def _go_on(self, job: Job, step: Step) -> None:

@@ -83,6 +83,11 @@ class Slots:
     def clear(self) -> None:
         self.rows = []
         self._age.clear()
+        self.wipe()
+
+    def wipe(self) -> None:
+        free = self.cache.batch_size - len(self.rows)
+        self.cache.wipe([row.held for row in self.rows] + [0] * free)
 
     def feed(self) -> tuple[list[Row], Tensor | None]:
         for row in self.rows:

@@ -9,6 +9,7 @@ same random numbers, so that they agree as often as their distributions let them
 2408.07978), and no guess needs to be corrected.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -27,10 +28,27 @@ from xlab.transformer.decoder import Decoder
 
 
 class Guesser(Protocol):
-    """Guesses how a text goes on."""
+    """Guesses how a text goes on, in one engine: it may remember the text that it guessed for last."""
 
     def guess(self, row: Row, text: Text, limit: int) -> list[int]:
-        """Up to ``limit`` tokens that may follow ``row.ids``; a guess is called for one text at a time."""
+        """Up to ``limit`` tokens that may follow ``row.ids``."""
+
+
+def guesses_of(guesser: Guesser, vocab_size: int) -> Callable[[Row, Text, int], list[int]]:
+    """What a guesser guesses, as the scheduler asks for it.
+
+    Raises:
+        GenerationError: at the call, when it is no guesser; later, for a guess that is no token of the model's.
+    """
+    if isinstance(guesser, type) or not callable(getattr(guesser, "guess", None)):
+        raise GenerationError(f"guesser must be an object with guess, such as PromptLookup(), got {guesser!r}")
+
+    def guess(row: Row, text: Text, limit: int) -> list[int]:
+        guesses = list(guesser.guess(row, text, limit))[:limit]
+        checks.ids("a guess", guesses, vocab_size)
+        return guesses
+
+    return guess
 
 
 class PromptLookup:
@@ -49,6 +67,7 @@ class PromptLookup:
         checks.count("n_tokens", n_tokens, least=1, remedy="it is the number of tokens to guess")
         self.n_tokens = n_tokens
         checks.count("shortest", shortest, least=1, remedy="it is the number of tokens that must agree")
+        checks.count("longest", longest, least=1, remedy="it is the number of tokens that must agree")
         if longest < shortest:
             raise GenerationError(f"longest is {longest}, below shortest, {shortest}; it is tried first")
         self.lengths = range(longest, shortest - 1, -1)

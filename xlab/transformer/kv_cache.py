@@ -53,7 +53,6 @@ class Placement:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh)."""
         return keys, values
 
-
     def mix(self, queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
         """Attend, (B, H, T, Dh); ``settings`` are those of ``scaled_dot_product_attention``."""
         if queries.size(2) == 1 and queries.dtype == torch.bfloat16 and queries.is_cpu:
@@ -192,6 +191,12 @@ class KVCache:
     def hold(self, lengths: Sequence[int]) -> None:
         """Say how many tokens each row holds, where someone else has kept count."""
         self._lengths = list(lengths)
+
+    def wipe(self, lengths: Sequence[int]) -> None:
+        """Zero all but the first ``lengths`` tokens of each row: a NaN left there would reach its next text."""
+        for block in self._blocks:
+            for row, length in enumerate(lengths):
+                block[:, row, :, length:] = 0
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], *, length: int) -> None:
         """Give each row ``targets[i]`` the first ``length`` tokens of row ``sources[i]``, as they were before."""
