@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import feather
 
 from tests.conftest import ROOT
 from xlab import checkpoints
@@ -38,6 +39,8 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(2):
         part = texts[number * 100 : number * 100 + 100]
         pq.write_table(pa.table({"title": ["t"] * 100, "text": part}), hub / f"train-{number:05}-of-00002.parquet")
+    (tmp_path / "arrow").mkdir()
+    feather.write_feather(pa.table({"text": texts}), str(tmp_path / "arrow" / "part.arrow"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -48,6 +51,11 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/text.yaml", ["--data.source.paths=my.txt", "--data.source.section_chars=500"]),
         ("data/shards.yaml", []),
         ("data/delimited.yaml", []),
+        ("data/parquet.yaml", []),
+        ("data/arrow.yaml", []),
+        ("data/mixture.yaml", []),
+        ("data/filtered.yaml", []),
+        ("data/streaming.yaml", ["--data.source.path=wikipedia"]),
         ("data/hub.yaml", ["--data.source.path=wikipedia", "--data.source.name=20231101.en"]),
         ("xlab.yaml", ["--data.source.path=wikipedia"]),
     ],

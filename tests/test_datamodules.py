@@ -140,7 +140,7 @@ def test_the_settings_are_plain_data(corpus: Path) -> None:
     assert json.loads(json.dumps(settings)) == settings
     assert settings["splits"] == {"train": 0.6, "val": 0.2, "test": 0.1, "predict": 0.1}
     assert settings["source"]["init_args"]["text_column"] == "body"
-    assert settings["tokenizer"]["init_args"] == {"min_frequency": 3}
+    assert settings["tokenizer"]["init_args"] == {"min_frequency": 3, "pattern": "gpt2", "digits": None}
 
 
 def test_nothing_is_there_before_it_is_prepared(corpus: Path) -> None:

@@ -1,11 +1,10 @@
 """Documents come out of every kind of source as they went in, and bad input is named."""
 
-import bz2
 import gzip
 import json
-import lzma
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from xlab.data.sources import Document, HubDataset, JsonLines, PythonDocs, Source, TextFiles
 from xlab.errors import ConfigError, DataError
 
@@ -96,19 +96,6 @@ class TestTextFiles:
         assert next(documents).text == line * 10
         with pytest.raises(DataError, match=r"big\.txt is not UTF-8 at byte 6000000 \(0xff: invalid start byte\)"):
             list(documents)
-
-    @pytest.mark.parametrize(("suffix", "opener"), [(".gz", gzip.open), (".xz", lzma.open), (".bz2", bz2.open)])
-    def test_compressed_files(self, tmp_path: Path, suffix: str, opener) -> None:
-        path = tmp_path / f"a.txt{suffix}"
-        with opener(path, "wt", encoding="utf-8") as file:
-            file.write("čau\n" * 5000)
-        assert texts(TextFiles(str(path))) == ["čau\n" * 5000]
-        assert TextFiles(str(path)).n_bytes() is None
-        whole = path.read_bytes()
-        for damaged in (whole[: len(whole) // 2], b"not compressed", whole[:12] + b"\x00\xff" * 4 + whole[20:]):
-            path.write_bytes(damaged)
-            with pytest.raises(DataError, match=re.escape(f"{path} is not a whole {suffix} file")):
-                texts(TextFiles(str(path)))
 
     @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
     def test_invalid_utf8_is_named_by_its_byte(self, tmp_path: Path, bom: bytes) -> None:
@@ -294,3 +281,78 @@ configs:
         with pytest.raises(DataError, match="scripts are no longer supported"):
             texts(HubDataset(str(hub), "20231101.en"))
         assert not (hub / "ran").exists()
+
+    @pytest.mark.parametrize("card", [True, False])
+    def test_a_stream_has_the_documents_of_the_copy(self, hub: Path, card: bool) -> None:
+        if card:
+            (hub / "README.md").write_text(self.CARD)
+        settings = {"path": str(hub), "name": "20231101.en", "meta_column": "title"}
+        streamed = HubDataset(**settings, streaming=True)
+        documents = list(streamed.documents())
+        assert list(streamed.documents()) == documents
+        assert {path.suffix for path in hub.parent.glob("cache/*")} <= {".lock"}  # nothing is kept
+        assert list(HubDataset(**settings).documents()) == documents
+        assert [document.meta for document in documents] == ["en00", "en01", "en02", "en10", "en11", "en12"]
+
+    def test_a_stream_of_json_lines(self, hub: Path) -> None:
+        root = hub.parent / "lines"
+        root.mkdir()
+        for shard in range(2):
+            rows = [json.dumps({"body": f"text {shard} {i}", "id": i}) for i in range(300)]
+            (root / f"train-{shard}.jsonl.gz").write_bytes(gzip.compress("\n".join(rows).encode()))
+        source = HubDataset(str(root), text_column="body", streaming=True)
+        assert texts(source) == [f"text {shard} {i}" for shard in range(2) for i in range(300)]
+        with pytest.raises(DataError, match="has no column 'text'; it has body, id"):
+            texts(HubDataset(str(root), streaming=True))
+
+    @pytest.mark.parametrize("streaming", [True, False])
+    def test_max_documents_is_the_beginning(self, hub: Path, streaming: bool) -> None:
+        settings = {"path": str(hub), "name": "20231101.en", "meta_column": "title", "streaming": streaming}
+        whole = list(HubDataset(**settings).documents())
+        for n in (1, 4, 100):
+            assert list(HubDataset(**settings, max_documents=n).documents()) == whole[:n]
+
+    def test_a_process_may_end_amid_a_stream(self, hub: Path) -> None:
+        rows = {"text": [f"text {i}" * 100 for i in range(20_000)]}
+        pq.write_table(pa.table(rows), hub / "20231101.en" / "train-00000-of-00002.parquet", row_group_size=1000)
+        source = f"HubDataset({str(hub / '20231101.en')!r}, streaming=True, max_documents=1)"
+        script = f"from xlab.data.sources import HubDataset\nprint(len(list({source}.documents())))"
+        done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+    def test_a_stream_that_breaks_is_one_line(self, hub: Path) -> None:
+        shard = hub / "20231101.en" / "train-00001-of-00002.parquet"
+        shard.write_bytes(shard.read_bytes()[:-200])
+        with pytest.raises(DataError, match=r"20231101\.en \(split train\) could not be loaded: ") as caught:
+            texts(HubDataset(str(hub), "20231101.en", streaming=True))
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("settings", "says"),
+        [
+            ({"text_column": "body"}, "has no column 'body'; it has title, text. Set data.source.text_column."),
+            ({"split": "dev"}, "(split dev): there is no such split; there is train. Set data.source.split."),
+            ({"name": "20231101.de"}, "no subset '20231101.de'"),
+        ],
+    )
+    def test_what_a_stream_misses_is_named(self, hub: Path, settings: dict[str, str], says: str) -> None:
+        with pytest.raises(DataError, match=re.escape(says)):
+            texts(HubDataset(**{"path": str(hub), "name": "20231101.en", **settings}, streaming=True))
+
+    def test_identity_follows_the_settings(self, hub: Path) -> None:
+        sources = [
+            HubDataset(str(hub)),
+            HubDataset(str(hub), streaming=True),
+            HubDataset(str(hub), max_documents=2),
+            HubDataset(str(hub), max_documents=3),
+            HubDataset(str(hub), "20231101.en"),
+            HubDataset("some/thing"),
+            HubDataset("some/thing", revision="abc"),
+        ]
+        assert len({source.identity() for source in sources}) == len(sources)
+
+    def test_senseless_settings(self) -> None:
+        with pytest.raises(ConfigError, match=r"a stream has no slices; use max_documents"):
+            HubDataset("some/thing", split="train[:1%]", streaming=True)
+        with pytest.raises(ConfigError, match="max_documents must be at least 1, got 0"):
+            HubDataset("some/thing", max_documents=0)

@@ -1,17 +1,19 @@
-"""./manage.py: what is done with checkpoints beside training and writing."""
+"""./manage.py: what is done with data and checkpoints beside training and writing."""
 
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
 from xlab.commands.evaluate import evaluate
+from xlab.commands.tokenizer import train_tokenizer
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Manage checkpoints."""
+    """Manage data and checkpoints."""
 
 
 main.add_command(evaluate)
+main.add_command(train_tokenizer)
 
 
 @main.command("export-checkpoint")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from xlab.data.cache_directory import disk_errors, locked, scratch_directory
 from xlab.data.digest import digest
+from xlab.data.sources.source import report_lines
 from xlab.data.splits import SPLITS, Assigned, Corpus
 from xlab.data.text_pieces import pieces
 from xlab.data.token_store import TokenStore, TokenStoreWriter
@@ -141,7 +143,10 @@ class _Preparation:
                 "tokenizer": tokenizer.fingerprint,
                 "vocab_size": len(tokenizer),
                 **_encode(self.corpus, tokenizer, scratch),
+                "sources": self.corpus.report(),
             }
+            for line in (line for report in description["sources"].values() for line in report_lines(report)):
+                print(line, file=sys.stderr)
             self._refuse_changed()
             (scratch / "description.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
             directory = self._directory_of(tokenizer)
@@ -227,7 +232,7 @@ def _encoded(
             new = TokenStoreWriter(scratch / assigned.split, len(tokenizer))
             writer = writers[assigned.split] = stack.enter_context(new)
         previous: str | None = None
-        for piece in pieces(assigned.document.text):
+        for piece in tokenizer.pieces(assigned.document.text):
             if previous is not None:
                 waiting.append((writer, previous, False))
             previous = piece

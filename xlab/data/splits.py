@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from xlab.data.digest import digest
 from xlab.data.sources.source import Document, Source
@@ -84,6 +85,11 @@ class Corpus:
         used = [*self.split_sources.values(), *([] if self.source is None else [self.source])]
         sizes = [source.n_bytes() for source in used]
         return None if None in sizes else sum(filter(None, sizes))
+
+    def report(self) -> dict[str, Any]:
+        """Tell what the latest reading counted: of the source that is divided, and of those of single splits."""
+        own = {name: source.report() for name, source in self.split_sources.items()}
+        return ({} if self.source is None else {"divided": self.source.report()}) | own
 
     def _divided(self) -> dict[str, float]:
         shares = {name: self.shares.get(name, 0.0) for name in SPLITS if name not in self.split_sources}

@@ -1,17 +1,11 @@
 """Find and open the files of a corpus, compressed or not."""
 
-import bz2
 import glob
-import gzip
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from xlab.data.sources.decompression import DAMAGE, SUFFIXES, open_decompressed
 from xlab.errors import ConfigError, DataError
-
-_COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 def as_patterns(paths: str | list[str]) -> list[str]:
@@ -52,26 +46,28 @@ def stat_files(files: list[Path]) -> list[tuple[str, int, int]]:
 
 def size_of_text(files: list[Path]) -> int | None:
     """Return the bytes in ``files``; None if any is compressed."""
-    if any(file.suffix in _COMPRESSED for file in files):
+    if any(file.suffix in SUFFIXES for file in files):
         return None
     return sum(size for _, size, _ in stat_files(files))
 
 
 def read_lines(path: Path) -> Iterator[bytes]:
-    """Stream the lines of a file, line ends kept, decompressed where the suffix is .gz, .xz or .bz2.
+    """Stream the lines of a file, line ends kept, decompressed where the suffix is .gz, .xz, .bz2 or .zst.
 
     Raises:
         DataError: when the file cannot be opened, or is damaged.
     """
     try:
-        with _COMPRESSED.get(path.suffix, open)(path, "rb") as stream:
+        with open_decompressed(path) as stream:
             yield from stream
-    except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except DAMAGE as error:
         raise DataError(f"{path} is not a whole {path.suffix} file: {error}. Fetch or compress it again.") from error
     except OSError as error:
-        # bz2 reports damage as an OSError without a number
+        # bz2 and zstd report damage as an OSError without a number
         if error.errno is None:
-            raise DataError(f"{path} is not a whole {path.suffix} file: {error}. Compress it again.") from error
+            raise DataError(
+                f"{path} is not a whole {path.suffix} file: {error}. Fetch or compress it again."
+            ) from error
         raise unreadable(path, error) from error
 
 

@@ -11,7 +11,7 @@ from xlab.errors import ConfigError, DataError
 
 
 class JsonLines(Source):
-    """Files with one JSON object a line, compressed (.gz, .xz, .bz2) or not; one document a line.
+    """Files with one JSON object a line, compressed (.gz, .xz, .bz2, .zst) or not; one document a line.
 
     Args:
         paths: Files or globs (``**`` reaches into sub-directories, ``~`` is your home); read in the order of
@@ -39,6 +39,9 @@ class JsonLines(Source):
 
     def identity(self) -> str:
         return digest(["JsonLines", 1, self._text_column, self._meta_column], stat_files(find_files(self._paths)))
+
+    def title(self) -> str:
+        return " ".join([type(self).__name__, *self._paths])
 
     def n_bytes(self) -> int | None:
         return size_of_text(find_files(self._paths))

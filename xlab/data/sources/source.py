@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,8 @@ class Document:
 class Source(ABC):
     """A place that documents come from.
 
-    A source remembers its settings and nothing else: making one reads no corpus, and reading it twice gives the
-    same documents in the same order as long as ``identity()`` stays the same.
+    A source remembers its settings, and what its latest reading counted: making one reads no corpus, and reading it
+    twice gives the same documents in the same order as long as ``identity()`` stays the same.
     """
 
     @abstractmethod
@@ -35,3 +36,34 @@ class Source(ABC):
     def n_bytes(self) -> int | None:
         """Estimate the bytes of text for progress bars; None where only reading it would tell."""
         return None
+
+    def title(self) -> str:
+        """Name the source in reports and errors, such as ``TextFiles books/*.txt``."""
+        return type(self).__name__
+
+    def report(self) -> dict[str, Any]:
+        """Tell in plain data what the latest reading counted.
+
+        Returns:
+            ``source``, its title; what it counted, if it counts anything; ``sources``, the reports of those that it
+            reads from, if there are any.
+        """
+        return {"source": self.title()}
+
+
+def report_lines(report: dict[str, Any], indent: str = "") -> list[str]:
+    """Lay out a report for people, a line for each source that counted something, with the title before the counts."""
+    counts = [f"{key.replace('_', ' ')} {_shown(value)}" for key, value in report.items() if _is_count(value)]
+    title = str(report["source"])
+    lines = [f"{indent}{title}: {', '.join(counts)}"] if counts else []
+    for inner in report.get("sources", []):
+        lines += report_lines(inner, indent + "  " if lines else indent)
+    return lines
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+def _shown(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

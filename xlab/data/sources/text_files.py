@@ -11,7 +11,7 @@ from xlab.errors import ConfigError
 
 
 class TextFiles(Source):
-    """Plain text in UTF-8, compressed (.gz, .xz, .bz2) or not; line ends stay as they are in the file.
+    """Plain text in UTF-8, compressed (.gz, .xz, .bz2, .zst) or not; line ends stay as they are in the file.
 
     Args:
         paths: Files or globs (``**`` reaches into sub-directories, ``~`` is your home); read in the order of
@@ -42,6 +42,9 @@ class TextFiles(Source):
     def identity(self) -> str:
         settings = ["TextFiles", 1, self._end_of_document, self._section_chars]
         return digest(settings, stat_files(find_files(self._paths)))
+
+    def title(self) -> str:
+        return " ".join([type(self).__name__, *self._paths])
 
     def n_bytes(self) -> int | None:
         return size_of_text(find_files(self._paths))
