@@ -112,7 +112,7 @@ def events_of(text: str) -> list[Any]:
 def request_bytes(body: dict[str, Any], *headers: str, path: str = "/v1/completions") -> bytes:
     """An HTTP request as it goes over a socket."""
     content = json.dumps(body).encode()
-    lines = [f"POST {path} HTTP/1.1", "Host: here", "Content-Type: application/json", *headers]
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
     return "\r\n".join([*lines, f"Content-Length: {len(content)}", "", ""]).encode() + content
 
 
@@ -122,13 +122,13 @@ def running(
 ) -> Iterator[Running]:
     """Serve in a thread, on a free port, until the block ends."""
     drain = settings.pop("drain", 5.0)
-    origins = settings.pop("origins", ())
+    origins, is_local = settings.pop("origins", ()), settings.pop("is_local", False)
     service = load(str(checkpoint), Settings(**settings))
     if prepare is not None:
         prepare(service)
     listener = listen("127.0.0.1", 0)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server = make_server(service, keys=keys or Keys(), origins=origins, drain=drain)
+    server = make_server(service, keys=keys or Keys(), origins=origins, is_local=is_local, drain=drain)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -142,6 +142,30 @@ def test_other_sites_are_let_in_only_by_name(checkpoint: Path, server: Running) 
         assert refused.headers["access-control-allow-origin"] == "https://example.org"  # its page can read why
 
 
+def test_without_a_key_it_answers_to_this_machines_names_alone(checkpoint: Path) -> None:
+    with running(checkpoint, max_rows=1, is_local=True) as server:
+        for own in ("localhost", "LOCALHOST:8000", "127.0.0.1", f"127.0.0.1:{server.port}", "[::1]:80"):
+            assert httpx.get(server.url + "/v1/models", headers={"Host": own}).status_code == 200
+        for other in (
+            "evil.example",
+            "evil.example:8000",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+        ):
+            refused = httpx.get(server.url + "/", headers={"Host": other})
+            assert refused.status_code == 403
+            assert refused.json()["error"]["code"] == "foreign_host"
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/v1/models", "/metrics", "/nowhere"])
+def test_head_answers_as_get_without_a_body(server: Running, path: str) -> None:
+    whole, head = httpx.get(server.url + path), httpx.head(server.url + path)
+    assert head.status_code == whole.status_code
+    assert head.headers["content-type"] == whole.headers["content-type"]
+    assert not head.content
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from serving_setup import POISON, break_on_poison
 
 from xlab import checkpoints
@@ -84,6 +85,51 @@ def test_each_gets_its_own_text(parts: Any) -> None:
             assert texts(result) == texts(alone(parts, one))
 
     run(parts, work)
+
+
+def test_what_comes_together_is_fed_together(parts: Any) -> None:
+    fed: list[int] = []
+
+    def watch(engine: Engine) -> None:
+        feed = engine.rows.feed
+
+        def watched() -> Any:
+            fed.append(len(engine.rows.rows))
+            return feed()
+
+        engine.rows.feed = watched  # type: ignore[method-assign]
+
+    async def work(runner: Runner) -> None:
+        async def ask(turns: int) -> None:
+            for _ in range(turns):  # of the event loop, as a request that is read later
+                await asyncio.sleep(0)
+            await runner.submit([request(turns)], streams=False, seconds=30).results()
+
+        await asyncio.gather(*map(ask, range(4)))
+
+    run(parts, work, prepare=watch)
+    assert fed[0] == 4
+
+
+def test_only_the_engines_thread_calculates_with_many(parts: Any) -> None:
+    seen: list[int] = []
+    engine = Engine(*parts, max_rows=1)
+    step = engine.step
+
+    def watched() -> Any:
+        seen.append(torch.get_num_threads())
+        return step()
+
+    engine.step = watched  # type: ignore[method-assign]
+    runner = Runner(engine, max_queue=1, threads=2)
+
+    async def work() -> None:
+        runner.start()
+        await runner.submit([request(1, length=2)], streams=False, seconds=30).results()
+        runner.close()
+
+    asyncio.run(work())
+    assert set(seen) == {2}
 
 
 def test_a_full_queue_refuses_and_recovers(parts: Any) -> None:

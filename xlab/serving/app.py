@@ -26,13 +26,21 @@ from xlab.serving.pages import Pages
 from xlab.serving.service import Service
 
 
-def make_app(service: Service, *, keys: Keys, origins: Sequence[str] = (), pages: Pages | None = None) -> FastAPI:
+def make_app(
+    service: Service,
+    *,
+    keys: Keys,
+    origins: Sequence[str] = (),
+    is_local: bool = False,
+    pages: Pages | None = None,
+) -> FastAPI:
     """Make the application; its engine begins with it, and ends with it.
 
     Args:
         service: what it works with.
         keys: who may use it.
         origins: other sites whose pages may.
+        is_local: whether it answers to this machine's own names alone.
         pages: the playground; None is XLab's own.
     """
 
@@ -58,7 +66,7 @@ def make_app(service: Service, *, keys: Keys, origins: Sequence[str] = (), pages
     _add_docs(app, is_guarded=bool(keys))
     app.add_exception_handler(RequestError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
-    app.add_middleware(Guard, keys=keys)
+    app.add_middleware(Guard, keys=keys, is_local=is_local)
     if origins:
         app.add_middleware(
             CORSMiddleware,

@@ -3,6 +3,7 @@
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -45,6 +46,7 @@ class Asked:
     def scores(self) -> bool:
         return self.body.logprobs is not None
 
+    @cached_property
     def head(self) -> dict[str, Any]:
         """What the answer, and every chunk of it, begins with."""
         return {
@@ -103,7 +105,7 @@ def _answer(asked: Asked, results: Sequence[Result]) -> dict[str, Any]:
         for index, completion in enumerate(result.completions):
             choices.append({"index": number * asked.n + index, **_choice(asked, prompt, handle, completion, index)})
     tokens = sum(len(completion.tokens) for result in results for completion in result.completions)
-    return {**asked.head(), "choices": choices, "usage": usage(asked.call, tokens if asked.writes else 0)}
+    return {**asked.head, "choices": choices, "usage": usage(asked.call, tokens if asked.writes else 0)}
 
 
 def _choice(asked: Asked, prompt: Prompt, handle: Handle, completion: Completion, index: int) -> dict[str, Any]:
@@ -147,7 +149,7 @@ async def _events(asked: Asked, first: News) -> AsyncIterator[bytes]:
             break
         news = await asked.call.next()
     if asked.body.stream_options is not None and asked.body.stream_options.include_usage:
-        yield event_of({**asked.head(), "choices": [], "usage": usage(asked.call, n_tokens)})
+        yield event_of({**asked.head, "choices": [], "usage": usage(asked.call, n_tokens)})
     yield DONE
 
 
@@ -184,7 +186,7 @@ def _chunk(
 def _event(asked: Asked, choices: list[dict[str, Any]]) -> bytes:
     options = asked.body.stream_options
     end = {"usage": None} if options is not None and options.include_usage else {}
-    return event_of({**asked.head(), "choices": choices, **end})
+    return event_of({**asked.head, "choices": choices, **end})
 
 
 def _lists(asked: Asked) -> CompletionScores:

@@ -1,9 +1,10 @@
 """What every request passes: a name for it, its line in the log, the key, and an answer even where code fails."""
 
+import ipaddress
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
@@ -40,6 +41,9 @@ class Reception:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":  # what answers GET answers HEAD; the connection leaves the body out
+            scope = {**scope, "method": "GET"}
         scope["request_id"] = identity = _identity(scope)
         told: dict[str, Any] = {}
         scope["log"] = told
@@ -65,18 +69,18 @@ class Reception:
                 await response_to(failed)(scope, receive, send_named)
             status = 500
         finally:
-            self._note(scope, status or CLIENT_GONE, time.perf_counter() - started, told)
+            self._note(scope, method, status or CLIENT_GONE, time.perf_counter() - started, told)
 
-    def _note(self, scope: Scope, status: int, seconds: float, told: dict[str, Any]) -> None:
+    def _note(self, scope: Scope, method: str, status: int, seconds: float, told: dict[str, Any]) -> None:
         route = getattr(scope.get("route"), "path", "other")
-        method = scope["method"] if scope["method"] in {"GET", "POST", "HEAD", "OPTIONS"} else "other"
-        self.metrics.requests.labels(route, method, status).inc()
+        known = method if method in {"GET", "POST", "HEAD", "OPTIONS"} else "other"
+        self.metrics.requests.labels(route, known, status).inc()
         self.metrics.seconds.labels(route).observe(seconds)
         client = scope.get("client")
         fields = {
             "id": scope["request_id"],
             "client": client[0] if client else None,
-            "method": scope["method"],
+            "method": method,
             "path": scope["path"][:200],
             "status": status,
             "seconds": round(seconds, 4),
@@ -87,12 +91,22 @@ class Reception:
 
 
 class Guard:
-    """Lets requests through that bring a key, or that need none."""
+    """Lets requests through that bring a key, or that need none.
 
-    def __init__(self, app: ASGIApp, keys: Keys) -> None:
-        self.app, self.keys = app, keys
+    A service without keys that is for this machine alone answers to this machine's names alone: another site's page,
+    whose name was made to point here, could otherwise read what is written (DNS rebinding).
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, *, is_local: bool = False) -> None:
+        self.app, self.keys, self.is_local = app, keys, is_local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.is_local and not is_this_machine(host := _host(scope)):
+            message = (
+                f"the Host is {host[:60]!r}, and without a key this server is for its own machine alone; set a key"
+            )
+            await response_to(RequestError(message, status=403, code="foreign_host"))(scope, receive, send)
+            return
         if scope["type"] == "http" and not _is_open(scope):
             try:
                 self.keys.check([value for name, value in scope["headers"] if name == b"authorization"])
@@ -121,6 +135,22 @@ def _facts(call: Call | None, *, with_texts: bool) -> dict[str, Any]:
     return facts | ({"texts": [completion.text for completion in completions]} if with_texts else {})
 
 
+def _host(scope: Scope) -> str:
+    """The name that a request asks for, without the port."""
+    name: str = next((value for key, value in scope["headers"] if key == b"host"), b"").decode("latin-1")
+    return name.rpartition(":")[0] if name.rpartition(":")[2].isdigit() else name
+
+
+def is_this_machine(name: str) -> bool:
+    """Whether a URL's host means the machine it is used on, whatever name servers say."""
+    if name.lower() in {"", "localhost"}:  # none at all: no browser asks so
+        return True
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
+
+
 def _is_open(scope: Scope) -> bool:
     path = scope["path"]
     return scope["method"] in {"GET", "HEAD"} and (path in OPEN_PATHS or path.startswith(OPEN_FOLDER))
@@ -130,7 +160,7 @@ def _identity(scope: Scope) -> str:
     given: list[bytes] = [value for name, value in scope["headers"] if name == b"x-request-id"]
     if len(given) == 1 and REQUEST_ID.fullmatch(name := given[0].decode("latin-1")):
         return name
-    return uuid.uuid4().hex
+    return f"{random.getrandbits(128):032x}"  # a name, not a secret: asking the system costs more than a token
 
 
 def response_to(error: RequestError) -> JSONResponse:

@@ -14,6 +14,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from xlab.errors import GenerationError
 from xlab.inference import Engine, Handle, Request, Result
 from xlab.inference.requests import Piece
@@ -22,6 +24,8 @@ from xlab.serving.errors import RequestError, engine_failed
 
 logger = logging.getLogger("xlab.serving")
 
+GATHERING = 3  # turns of the event loop from bytes on a socket to a request in the queue
+PATIENCE = 0.005  # seconds that the engine waits for the event loop
 DIVERGED = "after a fault of the engine this text could not be continued as it had begun; ask again"
 
 
@@ -55,13 +59,20 @@ class Runner:
     Args:
         engine: nobody else may use it any more.
         max_queue: texts that may wait for a row.
+        threads: for the engine's arithmetic; None leaves it to torch.
         on_end: told of each request that ended, on the event loop.
     """
 
     def __init__(
-        self, engine: Engine, *, max_queue: int, on_end: Callable[[Request, News], None] = lambda request, news: None
+        self,
+        engine: Engine,
+        *,
+        max_queue: int,
+        threads: int | None = None,
+        on_end: Callable[[Request, News], None] = lambda request, news: None,
     ) -> None:
         self.engine, self.on_end = engine, on_end
+        self._threads = threads
         self.capacity = engine.max_rows + max_queue
         self.texts = 0
         self.faults = 0
@@ -70,6 +81,7 @@ class Runner:
         self.last_seconds = 1.0  # how long a request took lately, for Retry-After
         self._calls: set[Call] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._turns_to_wake = 0
         self._wake = threading.Condition()
         self._arrivals: deque[Ticket] = deque()  # from the event loop to the thread, under _wake
         self._is_closing = False
@@ -78,6 +90,7 @@ class Runner:
         self._waiting: deque[Ticket] = deque()
         self._live: dict[Handle, Ticket] = {}
         self._trial: Ticket | None = None
+        self._is_delivered = threading.Event()
         self._batch: list[tuple[Call, News]] = []
 
     # on the event loop
@@ -103,7 +116,7 @@ class Runner:
         Raises:
             RequestError: when the queue is full, or the service ends.
         """
-        if not self.is_ready:
+        if not self.is_ready or self._loop is None:
             raise self._unavailable()
         n_rows = sum(request.n_rows for request in requests)
         if n_rows > self.capacity:
@@ -123,10 +136,22 @@ class Runner:
             if self.is_broken:
                 raise self._unavailable()
             self._arrivals.extend(Ticket(call, index, request) for index, request in enumerate(call.requests))
-            self._wake.notify()
         self.texts += n_rows
         self._calls.add(call)
+        if not self._turns_to_wake:
+            self._loop.call_soon(self._wake_soon)
+        self._turns_to_wake = GATHERING
         return call
+
+    def _wake_soon(self) -> None:
+        """Wake the thread, if it sleeps, once the event loop brings nothing more: prompts are fed together."""
+        assert self._loop is not None
+        self._turns_to_wake -= 1
+        if self._turns_to_wake:
+            self._loop.call_soon(self._wake_soon)
+        else:
+            with self._wake:
+                self._wake.notify()
 
     def _unavailable(self) -> RequestError:
         what = "is shutting down" if self.is_draining else "has lost its engine"
@@ -157,10 +182,14 @@ class Runner:
                     self.last_seconds += 0.1 * (news.result.timings.finished - self.last_seconds)
                 self.on_end(request, news)
             call.take(news)
+        assert self._loop is not None
+        self._loop.call_soon(self._is_delivered.set)  # after the tasks that were just woken
 
     # in the thread
 
     def _run(self) -> None:
+        if self._threads is not None:
+            torch.set_num_threads(self._threads)  # of this thread
         try:
             while self._has_work():
                 self._turn()
@@ -194,10 +223,15 @@ class Runner:
         self._batch.append((ticket.call, news))
 
     def _send(self) -> None:
-        """Hand over what there is to tell, in one call of the event loop."""
+        """Hand over what there is to tell, in one call of the event loop, and let it be written before the next step.
+
+        Both at a time would take longer: they share one interpreter lock, and perhaps a core.
+        """
         batch, self._batch = self._batch, []
         if batch and self._loop is not None and not self._loop.is_closed():
+            self._is_delivered.clear()
             self._loop.call_soon_threadsafe(self._deliver, batch)
+            self._is_delivered.wait(PATIENCE)
 
     def _end_cancelled(self) -> None:
         """Free the rows of those that nobody waits for, or that took too long."""

@@ -1,6 +1,7 @@
 """Run the service on a socket: from loading the checkpoint to the last answer after SIGTERM."""
 
 import contextlib
+import gc
 import logging
 import resource
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
 
+import torch
 import uvicorn
 
 from xlab import checkpoints
@@ -69,6 +71,10 @@ def load(checkpoint: str, settings: Settings) -> Service:
         CheckpointError: if it cannot be read.
         GenerationError: if the engine cannot be had so.
     """
+    # OpenMP keeps a pool for each thread that calculates, and with more threads than cores none of them waits
+    # actively: a step of decoding, which is short, then takes twice as long. So only the engine's thread gets a pool.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     read = checkpoints.read(checkpoint, map_location=settings.device)
     decoder = checkpoints.restore_decoder(read).to(settings.device).eval().requires_grad_(False)
     model = served(read, decoder, name=settings.name, precision=settings.precision)
@@ -76,7 +82,7 @@ def load(checkpoint: str, settings: Settings) -> Service:
         decoder, model.tokenizer, max_rows=settings.max_rows, dtype=settings.precision, compile=settings.compile
     )
     metrics = Metrics()
-    runner = Runner(engine, max_queue=settings.max_queue, on_end=metrics.note_end)
+    runner = Runner(engine, max_queue=settings.max_queue, threads=threads, on_end=metrics.note_end)
     metrics.watch(runner)
     max_tokens = model.max_len if settings.max_tokens is None else settings.max_tokens
     limits = Limits(max_tokens=max_tokens, texts=settings.max_rows, seconds=settings.deadline)
@@ -145,23 +151,35 @@ class Server(uvicorn.Server):
             logger.info("ended")
 
 
-def serve(service: Service, listener: socket.socket, *, keys: Keys, origins: tuple[str, ...], drain: float) -> None:
+def serve(
+    service: Service,
+    listener: socket.socket,
+    *,
+    keys: Keys,
+    origins: tuple[str, ...],
+    is_local: bool,
+    drain: float,
+) -> None:
     """Answer on ``listener`` until SIGTERM or SIGINT."""
     _raise_file_limit()
-    server = make_server(service, keys=keys, origins=origins, drain=drain)
+    server = make_server(service, keys=keys, origins=origins, is_local=is_local, drain=drain)
     host, port, *_ = listener.getsockname()
     fields = {"address": f"http://{f'[{host}]' if ':' in host else host}:{port}", "model": service.model.name}
     logger.info("serving", extra={"fields": fields})
+    gc.collect()
+    gc.freeze()  # what stays until the end need not be looked through again, which would hold up every text
     try:
         server.run(sockets=[listener])
     except KeyboardInterrupt:  # a second Ctrl-C
         sys.exit(130)
 
 
-def make_server(service: Service, *, keys: Keys, origins: tuple[str, ...] = (), drain: float = 30.0) -> Server:
+def make_server(
+    service: Service, *, keys: Keys, origins: tuple[str, ...] = (), is_local: bool = False, drain: float = 30.0
+) -> Server:
     """A server of one process and one event loop."""
     config = uvicorn.Config(
-        make_app(service, keys=keys, origins=origins),
+        make_app(service, keys=keys, origins=origins, is_local=is_local),
         http=Connection,
         ws="none",
         lifespan="on",

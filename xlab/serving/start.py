@@ -44,7 +44,8 @@ def start(checkpoint: str, options: dict[str, Any]) -> None:
     with listen(options["host"], options["port"]) as listener:
         with _ended_by_sigterm():  # afterwards the server ends by it in its own way
             service = load(checkpoint, settings)
-        serve(service, listener, keys=keys, origins=settings.origins, drain=settings.drain)
+        is_local = not keys and not options["no_auth"]
+        serve(service, listener, keys=keys, origins=settings.origins, is_local=is_local, drain=settings.drain)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from xlab.serving.errors import RequestError
 
 Value = TypeVar("Value")
 DONE = b"data: [DONE]\n\n"
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 
 
 class ClientGoneError(Exception):
@@ -78,7 +79,7 @@ class EventStream(Response):
 
 def event_of(value: dict[str, Any]) -> bytes:
     """One server-sent event, in ASCII: some clients take U+2028 for the end of a line."""
-    return b"data: " + json.dumps(value, separators=(",", ":"), allow_nan=False).encode() + b"\n\n"
+    return b"data: " + _encode(value).encode() + b"\n\n"
 
 
 async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
