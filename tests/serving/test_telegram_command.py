@@ -43,6 +43,7 @@ def logging_as_before() -> Iterator[None]:
         (["--webhook-secret-file", "x"], "--webhook-secret-file belongs to a webhook"),
         (["--webhook-url", "http://example.org/"], "--webhook-url must be https"),
         (["--webhook-url", "example.org"], "must look like https://host:port/path, got 'example.org'"),
+        (["--drain", "nan"], "--drain must be a number of seconds, got nan"),
         (["--service", "http://x:port"], "--service 'http://x:port' is no URL"),
         (["--service", "http://me:word@x/"], "--service must not hold a user name or password"),
         (["--service", "http://x/?key=1"], "--service must look like"),

@@ -1,6 +1,7 @@
 """./serve.py telegram: options, secrets and log of the bot; nothing heavy before they are known to be right."""
 
 import logging
+import math
 import secrets
 import sys
 import traceback
@@ -73,6 +74,8 @@ def settings_of(options: dict[str, Any]) -> "BotSettings":
     for name in ("webhook_host", "webhook_port", "webhook_secret_file"):
         if options[name] is not None and options["webhook_url"] is None:
             raise ConfigError(f"--{name.replace('_', '-')} belongs to a webhook; add --webhook-url")
+    if not math.isfinite(options["drain"]):
+        raise ConfigError(f"--drain must be a number of seconds, got {options['drain']}")
     service = checked_url(options["service"], "--service")
     api_base = checked_url(options["api_base"], "--api-base")
     token, key = bot_token(options["token_file"]), service_key(options["api_key_file"])
