@@ -1,5 +1,6 @@
 """The real openai client, and lm-eval's local-completions where it is installed, against the server."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,13 +92,25 @@ def test_a_stream_that_is_closed_frees_its_row(client: "openai.OpenAI") -> None:
     assert client.with_options(max_retries=5).completions.create(model="toy", prompt="the", max_tokens=2)
 
 
-def test_lm_eval_scores_over_http(server: Running) -> None:
+@pytest.mark.parametrize("tokenized", [True, False])
+def test_lm_eval_scores_and_writes_over_http(server: Running, tmp_path: Path, tokenized: bool) -> None:
     api = pytest.importorskip("lm_eval.models.openai_completions")
+    instance = pytest.importorskip("lm_eval.api.instance").Instance
+    server.tokenizer.save(tmp_path / "tokenizer.json")
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": server.tokenizer.eos_token}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
     model = api.LocalCompletionsAPI(
-        base_url=f"{server.url}/v1/completions", model="toy", tokenizer_backend=None, tokenized_requests=False
+        base_url=f"{server.url}/v1/completions", model="toy", tokenizer=str(tmp_path), tokenized_requests=tokenized
     )
-    ids = server.tokenizer.encode("the cat sees")
-    outputs = model.model_call(messages=[ids], generate=False)
-    ((logprob, _),) = model.parse_logprobs(outputs=outputs, tokens=[ids], ctxlens=[1])
-    choice = server.complete(prompt=ids, max_tokens=0, echo=True, logprobs=1)["choices"][0]
-    assert logprob == pytest.approx(sum(choice["logprobs"]["token_logprobs"][1:]))
+    context, continuation = "the cat", " sees a dog"
+    ((logprob, is_greedy),) = model.loglikelihood([instance("loglikelihood", {}, (context, continuation), 0)])
+    ids, n_context = server.tokenizer.encode(context + continuation), len(server.tokenizer.encode(context))
+    prompt = ids if tokenized else context + continuation
+    choice = server.complete(prompt=prompt, max_tokens=0, echo=True, logprobs=1)["choices"][0]
+    scores = choice["logprobs"]["token_logprobs"]
+    assert logprob == pytest.approx(sum(scores[n_context:]))
+    assert is_greedy is False
+    settings = {"until": ["."], "max_gen_toks": 8, "temperature": 0}
+    (text,) = model.generate_until([instance("generate_until", {}, (context, settings), 0)])
+    prompt = server.tokenizer.encode(context) if tokenized else context
+    assert text == server.complete(prompt=prompt, max_tokens=8, temperature=0, stop=["."])["choices"][0]["text"]
