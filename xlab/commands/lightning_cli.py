@@ -93,10 +93,11 @@ class XLabCLI(LightningCLI):
         if self.subcommand != "fit":
             self.save_config_callback = None  # only training makes a run's folder
         if self.subcommand == "fit":
-            folder = self._run_folder = new_run_folder()
+            root = Path(asked.default_root_dir or ".")
+            folder = self._run_folder = new_run_folder(root)
             loggers = [JsonLinesLogger(str(folder))]
             if asked.logger in (None, True):
-                loggers.insert(0, TensorBoardLogger(".", folder.parent.name, folder.name, default_hp_metric=False))
+                loggers.insert(0, TensorBoardLogger(str(root), RUNS.name, folder.name, default_hp_metric=False))
             elif asked.logger:
                 loggers += asked.logger if isinstance(asked.logger, list) else [asked.logger]
             own += [Throughput(), ValidateAtEnd(), InterruptNotice()]
@@ -245,22 +246,23 @@ def _listed(given: Any) -> list[Any]:
     return given if isinstance(given, list) else [given] if given is not None else []
 
 
-def new_run_folder() -> Path:
-    """Make the first ``logs/version_N`` behind all there are; runs that start at once get one each.
+def new_run_folder(root: Path = Path(".")) -> Path:
+    """Make the first ``logs/version_N`` of ``root`` behind all there are; runs that start at once get one each.
 
     Ranks beside the first write nothing, and are only told a name.
     """
-    numbers = [int(match[1]) for path in RUNS.glob("version_*") if (match := re.fullmatch(r"version_(\d+)", path.name))]
+    runs = root / RUNS
+    numbers = [int(match[1]) for path in runs.glob("version_*") if (match := re.fullmatch(r"version_(\d+)", path.name))]
     number = max(numbers, default=-1) + 1
     while getattr(rank_zero_only, "rank", 0) == 0:
         try:
-            (RUNS / f"version_{number}").mkdir(parents=True)
+            (runs / f"version_{number}").mkdir(parents=True)
             break
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise ConfigError(f"cannot make a run's folder in {RUNS.absolute()}: {error.strerror}") from error
-    return RUNS / f"version_{number}"
+            raise ConfigError(f"cannot make a run's folder in {runs.absolute()}: {error.strerror}") from error
+    return runs / f"version_{number}"
 
 
 def table(figures: dict[str, float], split: str) -> str:
