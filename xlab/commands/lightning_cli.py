@@ -27,6 +27,7 @@ from xlab.errors import ConfigError
 from xlab.models import XLabModel
 from xlab.training.callbacks import BestAndLast, Progress, Throughput, ValidateAtEnd
 from xlab.training.loggers import JsonLinesLogger
+from xlab.training.run_record import RunRecord
 
 RUNS = Path("logs")
 
@@ -100,7 +101,8 @@ class XLabCLI(LightningCLI):
                 loggers.insert(0, TensorBoardLogger(str(root), RUNS.name, folder.name, default_hp_metric=False))
             elif asked.logger:
                 loggers += asked.logger if isinstance(asked.logger, list) else [asked.logger]
-            own += [Throughput(), ValidateAtEnd(), InterruptNotice()]
+            path = self._get(self.config, "ckpt_path")
+            own += [Throughput(), ValidateAtEnd(), InterruptNotice(), RunRecord(folder, path and str(path))]
             if asked.enable_checkpointing is not False:
                 own.append(BestAndLast())
         if self.subcommand == "predict":

@@ -13,11 +13,17 @@ LOGGED_EVERY = 10  # optimiser steps over which tokens per second are averaged
 
 
 class Throughput(Callback):
-    """Log training tokens per second over all ranks; time spent validating and saving does not count."""
+    """Log training tokens per second over all ranks; time spent validating and saving does not count.
+
+    With each validation ``tokens`` and ``train_seconds`` are logged, all that were spent until then; a resumed run
+    counts on.
+    """
 
     def __init__(self) -> None:
         self._tokens = 0
         self._seconds = 0.0
+        self._tokens_before = 0  # those of the rate that was logged last, and what came before it
+        self._seconds_before = 0.0
         self._since: float | None = None  # None: what went before the batch that comes is not training
         self._logged_step = 0
 
@@ -35,11 +41,24 @@ class Throughput(Callback):
         self._since = now
         if trainer.global_step != self._logged_step and trainer.global_step % LOGGED_EVERY == 0:
             self._logged_step = trainer.global_step
-            pl_module.log("tokens_per_s", self._tokens / self._seconds, prog_bar=True)
-            self._tokens, self._seconds = 0, 0.0
+            tokens, seconds = self._tokens - self._tokens_before, self._seconds - self._seconds_before
+            pl_module.log("tokens_per_s", tokens / seconds, prog_bar=True)
+            self._tokens_before, self._seconds_before = self._tokens, self._seconds
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            spent = {"tokens": float(self._tokens), "train_seconds": self._seconds}
+            pl_module.log_dict(spent, sync_dist=False, rank_zero_only=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._since = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"tokens": self._tokens, "seconds": self._seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._tokens = self._tokens_before = int(state_dict["tokens"])
+        self._seconds = self._seconds_before = float(state_dict["seconds"])
 
 
 class ValidateAtEnd(Callback):

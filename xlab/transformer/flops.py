@@ -1,0 +1,27 @@
+"""Count the arithmetic of a decoder without running it.
+
+Letters: T positions, N weights of matrix products, L layers, H heads, Dh their width.
+"""
+
+from torch import nn
+
+from xlab.transformer.decoder import Decoder
+
+
+def flops_per_token(decoder: Decoder, seq_len: int) -> int:
+    """Count the floating-point operations of training on a token: 6 N + 12 L H Dh T.
+
+    A product takes two operations a weight, and its backward pass twice as many; attention's queries meet T keys and
+    as many values, as if none were masked (Chowdhery et al. 2022, arXiv 2204.02311, appendix B). Forward alone is a
+    third of it. Norms, activations and the look-up of embeddings are left out.
+
+    Args:
+        decoder: may be on the meta device.
+        seq_len: T.
+    """
+    weights = sum(module.weight.numel() for module in decoder.modules() if isinstance(module, nn.Linear))
+    if decoder.output is None:
+        weights += decoder.unembedding.numel()
+    attentions = (block.attention for block in decoder.blocks)
+    width = sum(int(attention.n_heads) * int(attention.head_dim) for attention in attentions)
+    return 6 * weights + 12 * width * seq_len
