@@ -1,10 +1,10 @@
-"""The contenders of ``serve_load``: how each is started, and how they take turns under one load."""
+"""The contenders of ``serve_load``: how each is started, and how they take turns under one load, the others asleep."""
 
 import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,9 @@ class Field:
         if name == PEER and (missing := self._missing()):
             return {NOT_MEASURED: missing}
         try:
-            return stack.enter_context(self._serve() if name == OURS else self._serve_peer())
+            server = stack.enter_context(self._serve() if name == OURS else self._serve_peer())
+            server.sleep()
+            return server
         except (ServerError, OSError) as error:
             return {NOT_MEASURED: str(error), "broken": True}
 
@@ -116,7 +118,8 @@ class Field:
                 player = self._player(name, server, load)
                 stack.callback(player.close)
                 try:
-                    introduction = player.answer()
+                    with server.awake() if server is not None else nullcontext():
+                        introduction = player.answer()
                 except PlayerError as error:
                     entries[name] = {NOT_MEASURED: str(error), "broken": True}
                     continue
@@ -135,6 +138,18 @@ class Field:
     def _player(self, name: str, server: Server | None, load: Load) -> Player:
         command = [sys.executable, "-m", "benchmarks.serve_worker", WORKERS[name], str(self.folder), self._shape]
         command += [f"--load={json.dumps(asdict(load))}", f"--precision={self.precision}", f"--threads={self.threads}"]
-        if server is not None:
-            command.append(f"--port={server.address[1]}")
-        return Player(command, cwd=ROOT, env=self._env)
+        if server is None:
+            return Player(command, cwd=ROOT, env=self._env)
+        return Clients([*command, f"--port={server.address[1]}"], server, cwd=ROOT, env=self._env)
+
+
+class Clients(Player):
+    """Clients whose server sleeps between their turns."""
+
+    def __init__(self, command: list[str], server: Server, *, cwd: Path, env: Mapping[str, str]) -> None:
+        super().__init__(command, cwd=cwd, env=env)
+        self._server = server
+
+    def turn(self) -> Answer:
+        with self._server.awake():
+            return super().turn()

@@ -87,7 +87,8 @@ def _run(args: argparse.Namespace, report: Report, plan: Plan, folder: Path) -> 
                 server = servers[OURS]
                 if not isinstance(server, Server):
                     raise ServerError(server[NOT_MEASURED])
-                _try(args, report, plan, server, folder)
+                with server.awake():
+                    _try(args, report, plan, server, folder)
 
 
 def _try(args: argparse.Namespace, report: Report, plan: Plan, server: Server, folder: Path) -> None:

@@ -44,6 +44,20 @@ class Server:
         told = subprocess.run(["ps", "-o", "rss=", "-p", str(self.process.pid)], capture_output=True, text=True)
         return int(told.stdout) / 1024
 
+    def sleep(self) -> None:
+        """Stop it and all that it started, for some wait by asking again and again; ``awake`` lets it work."""
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it work for as long as the block lasts."""
+        os.killpg(self.process.pid, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                self.sleep()
+
     def is_ready(self, seconds: float = 5.0) -> bool:
         """Whether it says that it takes requests."""
         return self.get(self.health, seconds=seconds).status == 200
@@ -103,6 +117,8 @@ def running(command: list[str], *, port: int, health: str, cwd: Path, env: Mappi
 def _end(process: subprocess.Popen[bytes]) -> None:
     """SIGTERM to the server, which may tidy up; then SIGKILL to whatever is left of its group."""
     process.terminate()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)  # one that sleeps hears nothing
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(END)
     with contextlib.suppress(ProcessLookupError):
