@@ -26,6 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "evaluation": {"inference", "checkpoints", "transformer", "data"},
     "models": {"transformer", "training", "checkpoints", "factories", "data", "inference"},
 }
+ARROWS["lab"] = set(ARROWS)
 ARROWS["commands"] = set(ARROWS)  # the top: it may import everything
 OPEN_TO_ALL = {"errors", "__version__"}
 

@@ -1,8 +1,10 @@
 """Every YAML in conf/ builds and trains, and every README command's options exist."""
 
 import ast
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,14 +12,17 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from pyarrow import feather
 
 from tests.conftest import ROOT
 from xlab import checkpoints
 from xlab.commands.lightning_cli import run
+from xlab.commands.manage import main as manage
 from xlab.commands.train import main as train
 
 TEXT = "The module counts {0} words. It returns the {1}th of them, or raises an error when {0} is odd.\n\n"
+SHARDS = ["--data.source=TextFiles", "--data.source.paths=shards/*.txt"]
 QUICK = [
     *("--data.vocab_size=300", "--data.seq_len=16", "--data.batch_size=4", "--data.num_workers=0"),
     *("--model.d_model=16", "--model.n_layers=1", "--model.n_heads=2", "--model.schedule.warmup_steps=1"),
@@ -39,6 +44,8 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(2):
         part = texts[number * 100 : number * 100 + 100]
         pq.write_table(pa.table({"title": ["t"] * 100, "text": part}), hub / f"train-{number:05}-of-00002.parquet")
+    rows = [json.dumps({"body": text, "meta": f"text {number}"}) for number, text in enumerate(texts)]
+    (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
     (tmp_path / "arrow").mkdir()
     feather.write_feather(pa.table({"text": texts}), str(tmp_path / "arrow" / "part.arrow"))
     monkeypatch.chdir(tmp_path)
@@ -55,6 +62,11 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/arrow.yaml", []),
         ("data/mixture.yaml", []),
         ("data/filtered.yaml", []),
+        ("data/meta.yaml", []),
+        ("data/packing_best_fit.yaml", SHARDS),
+        ("data/packing_one_document.yaml", SHARDS),
+        ("data/packing_token_budget.yaml", SHARDS),
+        ("data/packing_overlap.yaml", [*SHARDS, "--data.packing.step_size=8"]),
         ("data/streaming.yaml", ["--data.source.path=wikipedia"]),
         ("data/hub.yaml", ["--data.source.path=wikipedia", "--data.source.name=20231101.en"]),
         ("xlab.yaml", ["--data.source.path=wikipedia"]),
@@ -72,6 +84,21 @@ def test_the_nietzsche_yaml_trains(shared_data: Path, tmp_path: Path, monkeypatc
     run("fit", ["-c", str(ROOT / "conf/data/nietzsche.yaml"), *QUICK, "--trainer.limit_val_batches=2"])
     checkpoint = checkpoints.read("logs/version_0")
     assert checkpoint.data["val_source"]["init_args"]["text_column"] == "body"
+
+
+def test_prepared_data_train_alone_and_in_shards(corpora: Path) -> None:
+    text = ["-c", str(ROOT / "conf/data/delimited.yaml"), "--data.vocab_size=300"]
+    prepared = ["-c", str(ROOT / "conf/data/prepared.yaml"), *QUICK[1:]]
+    assert CliRunner().invoke(manage, ["prepare-data", *text]).exit_code == 0
+    run("fit", prepared)
+    shutil.move("datasets/corpus/1", "whole")
+    text += ["--data.tokenizer=TokenizerFile", "--data.tokenizer.path=whole/tokenizer.json"]
+    for shard in ("0/2", "1/2"):
+        assert CliRunner().invoke(manage, ["prepare-data", *text, "--shard", shard]).exit_code == 0
+    run("fit", prepared)
+    figures = [checkpoints.read(f"logs/version_{version}") for version in (0, 1)]
+    assert [figure.info["step"] for figure in figures] == [2, 2]
+    assert [figure.model["vocab_size"] for figure in figures] == [300, 300]
 
 
 def test_every_yaml_is_tested_here() -> None:

@@ -10,14 +10,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests.tiny import BATCH_SIZE, SEQ_LEN, SHARES, VOCAB_SIZE, documents, make_data, make_model, write_corpus
+from tests.tiny import (
+    BATCH_SIZE,
+    LIGHTNING_NOISE,
+    SEQ_LEN,
+    SHARES,
+    VOCAB_SIZE,
+    Recorder,
+    documents,
+    make_data,
+    make_model,
+    make_trainer,
+    write_corpus,
+)
 from xlab.checkpoints import header, write
-from xlab.data.packing import IGNORED
+from xlab.data.packing import IGNORED, BestFit, ContiguousWindows, OneDocument, Packing, TokenBudget
 from xlab.data.sources import Document, HubDataset, JsonLines, PythonDocs, Source, TextFiles
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile
 from xlab.datamodules import Splits, XLabDataModule
-from xlab.errors import ConfigError, DataError
+from xlab.errors import CheckpointError, ConfigError, DataError
+
+pytestmark = [pytest.mark.filterwarnings(noise) for noise in LIGHTNING_NOISE]
 
 
 class Untouchable(Source):
@@ -69,12 +84,19 @@ def rows(loader: Any) -> list[tuple[int, ...]]:
     return [tuple(row) for batch in loader for row in batch["inputs"].tolist()]
 
 
-def on_rank(datamodule: XLabDataModule, rank: int, world_size: int) -> XLabDataModule:
+def on_rank(
+    datamodule: XLabDataModule, rank: int, world_size: int, *, accumulated: int = 1, ready: int = 0
+) -> XLabDataModule:
     """What a trainer tells a datamodule, without a process group."""
-    progress = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=0)))
+    progress = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=ready)))
     fit_loop = SimpleNamespace(epoch_loop=progress)
-    trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=fit_loop, current_epoch=0)
-    datamodule.trainer = trainer  # type: ignore[assignment]
+    datamodule.trainer = SimpleNamespace(
+        global_rank=rank,
+        world_size=world_size,
+        fit_loop=fit_loop,
+        current_epoch=0,
+        accumulate_grad_batches=accumulated,
+    )  # type: ignore[assignment]
     return datamodule
 
 
@@ -140,7 +162,9 @@ def test_the_settings_are_plain_data(corpus: Path) -> None:
     assert json.loads(json.dumps(settings)) == settings
     assert settings["splits"] == {"train": 0.6, "val": 0.2, "test": 0.1, "predict": 0.1}
     assert settings["source"]["init_args"]["text_column"] == "body"
-    assert settings["tokenizer"]["init_args"] == {"min_frequency": 3, "pattern": "gpt2", "digits": None}
+    assert settings["tokenizer"]["init_args"]["min_frequency"] == 3
+    assert settings["packing"]["init_args"] == {"step_size": None}
+    assert settings["document_mask"] is False
 
 
 def test_nothing_is_there_before_it_is_prepared(corpus: Path) -> None:
@@ -194,11 +218,14 @@ def test_two_ranks_see_disjoint_windows_and_together_the_batches_of_one(corpus: 
             assert torch.equal(both[name], torch.cat([one[name], two[name]]))
 
 
-def test_two_ranks_evaluate_every_window_once(corpus: Path, prepared: XLabDataModule) -> None:
+@pytest.mark.parametrize("packing", [ContiguousWindows(), ContiguousWindows(5), BestFit(), TokenBudget(40)])
+def test_ranks_evaluate_every_target_once(packing: Packing, corpus: Path, prepared: XLabDataModule) -> None:
     alone = sum(int((batch["targets"] != IGNORED).sum()) for batch in prepared.val_dataloader())
-    loaders = [list(on_rank(ready(corpus), rank, 2).val_dataloader()) for rank in range(2)]
-    assert len(loaders[0]) == len(loaders[1])
-    assert sum(int((batch["targets"] != IGNORED).sum()) for loader in loaders for batch in loader) == alone
+    for ranks in (1, 2, 3):
+        data = [on_rank(ready(corpus, packing=packing), rank, ranks) for rank in range(ranks)]
+        loaders = [list(each.val_dataloader()) for each in data]
+        assert len({len(loader) for loader in loaders}) == 1
+        assert sum(int((batch["targets"] != IGNORED).sum()) for loader in loaders for batch in loader) == alone
 
 
 def test_the_seed_decides_the_order_and_nothing_else(corpus: Path) -> None:
@@ -243,6 +270,172 @@ def test_a_run_may_do_without_validation_data(corpus: Path) -> None:
 def test_too_few_windows_for_a_batch_are_said(corpus: Path) -> None:
     with pytest.raises(DataError, match=r"too few for one batch of 4000 .*data\.batch_size to at most"):
         ready(corpus, batch_size=4000).train_dataloader()
+
+
+# --- packing
+
+PACKINGS = [ContiguousWindows(step_size=5), BestFit(), OneDocument(3), TokenBudget(40, min_sample_length=3)]
+
+
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: type(packing).__name__)
+def test_a_packing_comes_back_from_a_checkpoint(
+    packing: Packing, corpus: Path, prepared: XLabDataModule, tmp_path: Path
+) -> None:
+    datamodule = ready(corpus, packing=packing, document_mask=True)
+    assert json.loads(json.dumps(datamodule.hparams["packing"]))["init_args"] == vars(packing)
+    loaded = XLabDataModule.load_from_checkpoint(checkpoint_of(datamodule, prepared.tokenizer, tmp_path / "a.ckpt"))
+    loaded.prepare_data()
+    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+        both = [list(getattr(data, loader)()) for data in (datamodule, loaded)]
+        for one, other in zip(*both, strict=True):
+            assert one.keys() == other.keys() == {"inputs", "targets", "n_bytes", "documents"}
+            assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("packing", ["BestFit", JsonLines("a.jsonl")])
+def test_what_is_no_packing_is_refused(packing: Any, corpus: Path, prepared: XLabDataModule, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.packing is .*; give a packing"):
+        make_data(corpus, packing=packing)
+    path = checkpoint_of(prepared, prepared.tokenizer, tmp_path / "a.ckpt")
+    content = torch.load(path, weights_only=True)
+    given = packing if isinstance(packing, str) else {"class_path": "xlab.data.sources.PythonDocs"}
+    content["xlab"]["data"]["packing"] = given
+    write(content, path)
+    with pytest.raises(CheckpointError, match=r"data\.packing is .*, which is no packing"):
+        XLabDataModule.load_from_checkpoint(path)
+
+
+def test_plans_are_made_when_the_data_are_prepared(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    datamodule = ready(corpus, packing=BestFit())
+    assert len(list((tmp_path / "cache").glob("*.plan"))) == 3  # train, val and test
+    datamodule.train_dataloader()
+    assert len(list((tmp_path / "cache").glob("*.plan"))) == 3
+
+
+def test_a_budget_says_that_the_batch_size_is_not_used(corpus: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ready(corpus, packing=TokenBudget(40)).setup("fit")
+    assert "TokenBudget makes the batches; data.batch_size is not used" in capsys.readouterr().err
+    ready(corpus, packing=BestFit()).setup("fit")
+    assert "not used" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("packing", PACKINGS, ids=lambda packing: type(packing).__name__)
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 1), (2, 0), (3, 0)])
+def test_any_ranks_and_workers_see_the_same_steps(packing: Packing, ranks: int, workers: int, corpus: Path) -> None:
+    settings = {"packing": packing, "batch_size": 6 // ranks, "num_workers": workers, "document_mask": True}
+    of_ranks = [on_rank(ready(corpus, **settings), rank, ranks, accumulated=6 // ranks) for rank in range(ranks)]
+    alone = on_rank(ready(corpus, packing=packing, batch_size=6), 0, 1, accumulated=6)
+    if not isinstance(packing, TokenBudget):  # the global batch is a number of windows, not of batches
+        alone.trainer.accumulate_grad_batches = 6 // ranks
+    together = [rows(batches) for batches in zip(*(data.train_dataloader() for data in of_ranks), strict=True)]
+    assert [row for step in together for row in step] == rows(alone.train_dataloader())
+
+
+# --- resuming
+
+
+@pytest.mark.parametrize("packing", [ContiguousWindows(), TokenBudget(40)], ids=lambda packing: type(packing).__name__)
+@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 6)), ((1, 6), (2, 3)), ((2, 3), (3, 2)), ((6, 1), (1, 6))])
+def test_a_run_goes_on_at_another_world_size(
+    packing: Packing, before: tuple[int, int], after: tuple[int, int], corpus: Path
+) -> None:
+    ranks, accumulated = before
+    whole = rows(on_rank(ready(corpus, packing=packing), 0, 1, accumulated=6).train_dataloader())
+    saved = on_rank(ready(corpus, packing=packing), 0, ranks, accumulated=accumulated, ready=2 * accumulated)
+    n_seen = sum(len(rank_rows) for rank_rows in _first_rows(corpus, packing, before, 2 * accumulated))
+    saved.train_dataloader()
+    state = saved.state_dict()
+    ranks, accumulated = after
+    rest = [on_rank(ready(corpus, packing=packing), rank, ranks, accumulated=accumulated) for rank in range(ranks)]
+    for datamodule in rest:
+        datamodule.load_state_dict(state)
+    together = [rows(batches) for batches in zip(*(data.train_dataloader() for data in rest), strict=True)]
+    assert [row for step in together for row in step] == whole[n_seen:]
+
+
+def _first_rows(corpus: Path, packing: Packing, shape: tuple[int, int], n: int) -> list[list[tuple[int, ...]]]:
+    ranks, accumulated = shape
+    data = [on_rank(ready(corpus, packing=packing), rank, ranks, accumulated=accumulated) for rank in range(ranks)]
+    return [rows(list(each.train_dataloader())[:n]) for each in data]
+
+
+def test_lightnings_counts_are_turned_into_this_run_s(corpus: Path) -> None:
+    saved = on_rank(ready(corpus), 0, 2, accumulated=3, ready=12)
+    saved.train_dataloader()
+
+    def checkpoint() -> dict[str, Any]:
+        # saved at a batch's end, before it counts as completed
+        current = {"ready": 12, "started": 12, "processed": 12, "completed": 11}
+        total = {"ready": 32, "started": 32, "processed": 32, "completed": 31}
+        progress = {"epoch_loop.batch_progress": {"current": current, "total": total, "is_last_batch": False}}
+        return {"XLabDataModule": saved.state_dict(), "loops": {"fit_loop": progress}}
+
+    for ranks, ready_here, all_ready in ((1, 24, 64), (2, 12, 32), (4, 6, 16)):
+        content = checkpoint()
+        on_rank(ready(corpus), 0, ranks).count_as_here(content)
+        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts, number in ((progress["current"], ready_here), (progress["total"], all_ready)):
+            assert counts == {"ready": number, "started": number, "processed": number, "completed": number - 1}
+    with pytest.raises(DataError, match=r"96 windows into its epoch, .* of 4 on each of 5 ranks.*take 8 at once"):
+        on_rank(ready(corpus), 0, 5).count_as_here(checkpoint())
+
+
+def test_a_state_from_before_world_sizes_were_told_is_taken_as_it_is(corpus: Path) -> None:
+    whole = rows(ready(corpus).train_dataloader())
+    resumed = ready(corpus)
+    resumed.count_as_here({"XLabDataModule": {"epoch": 0, "batch": 3}})
+    resumed.load_state_dict({"epoch": 0, "batch": 3})
+    assert rows(resumed.train_dataloader()) == whole[3 * BATCH_SIZE :]
+
+
+class SaveAmidStep(Callback):
+    """Save at the first validation."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not self.path.exists():
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("after", [(2, 6), (6, 2), (12, 1)])
+def test_a_run_goes_on_amid_a_step_with_other_micro_batches(after: tuple[int, int], tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus.jsonl")
+    whole, rest = Recorder(), Recorder()
+    # a step is 12 windows, and the first validation, with its checkpoint, comes after 18
+    validating = {"check_val_every_n_epoch": None, "limit_val_batches": 1}
+
+    def fit(batch_size: int, accumulated: int, *callbacks: Callback, seed: int = 0, **resumed: Any) -> None:
+        own = {"accumulate_grad_batches": accumulated, "val_check_interval": 18 // batch_size, **validating}
+        trainer = make_trainer(tmp_path, 16, *callbacks, **own)
+        trainer.fit(make_model(seed=seed), datamodule=make_data(corpus, batch_size=batch_size), **resumed)
+
+    fit(2, 6, whole, SaveAmidStep(tmp_path / "a.ckpt"))
+    resumed = {"ckpt_path": tmp_path / "a.ckpt", "weights_only": True}
+    if 18 % after[0]:
+        with pytest.raises(DataError, match=r"18 windows into its epoch, in the middle .* of 12 on each of 1 ranks"):
+            fit(*after, rest, seed=9, **resumed)
+        return
+    fit(*after, rest, seed=9, **resumed)
+    assert _joined(rest.batches) == _joined(whole.batches)[18:]
+    assert rest.losses == pytest.approx(whole.losses[1:], rel=1e-5)  # fp32 sums in another order
+
+
+def _joined(batches: list[list[list[int]]]) -> list[list[int]]:
+    return [row for batch in batches for row in batch]
+
+
+def test_another_packing_cannot_go_on(corpus: Path) -> None:
+    saved = on_rank(ready(corpus), 0, 1, ready=2)
+    saved.train_dataloader()
+    resumed = ready(corpus, packing=OneDocument())
+    resumed.load_state_dict(saved.state_dict())
+    with pytest.raises(
+        DataError, match=r"had \d+ windows, these data make \d+: its order cannot go on\. Keep data\.pack"
+    ):
+        resumed.train_dataloader()
 
 
 # --- the cache

@@ -34,7 +34,7 @@ PARTS = ("attention", "norm", "feed_forward", "position", "block")
 # every setting whose value, even a bare string, names a class
 CLASS_SETTINGS = {
     *(*PARTS, "objective", "optimizer", "schedule"),
-    *("source", "val_source", "test_source", "predict_source", "tokenizer"),
+    *("source", "val_source", "test_source", "predict_source", "tokenizer", "packing"),
 }
 
 # the parts of a model and of its data, and not XLab's commands: those do more than they are made of

@@ -1,5 +1,6 @@
 """XLabDataModule: from a source of documents to the batches that Lightning asks for."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,12 +10,17 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from xlab import checkpoints, factories
-from xlab.data.packing import Batch, ContiguousWindows, as_is
-from xlab.data.preparation import PreparedData, prepare
+from xlab.data.meta import Meta, MetaPlaces, body_start
+from xlab.data.packing import Batch, ContiguousWindows, Layout, Packing, Windows, as_is
+from xlab.data.place import batches_until, count_anew, refuse_other_windows
+from xlab.data.prefixes import PrefixedData, tokenizer_beside
+from xlab.data.preparation import prepare
+from xlab.data.prepared import StoredSplits
 from xlab.data.sampler import EvalBatchSampler, TrainBatchSampler
 from xlab.data.sources import PythonDocs, Source
 from xlab.data.splits import Corpus
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerRecipe
+from xlab.data.tokenizers.recipe import WithSeparator
 from xlab.errors import CheckpointError, ConfigError, DataError, XLabError
 
 
@@ -61,13 +67,20 @@ class CheckpointTokenizer(TokenizerRecipe):
     def identity(self) -> str:
         return self.tokenizer().fingerprint
 
+    def has_separator(self) -> bool:
+        return self.tokenizer().sep_id is not None
+
 
 class Prompts(Dataset[Batch]):
-    """The beginning of each document of a split, one a batch, and how far to continue it."""
+    """The beginning of each document of a split, its meta before it, one a batch, and how far to continue it."""
 
-    def __init__(self, prepared: PreparedData, split: str, prompt_len: int, max_new_tokens: int) -> None:
+    def __init__(
+        self, prepared: StoredSplits, split: str, prompt_len: int, max_new_tokens: int, meta: Meta | None
+    ) -> None:
         self._store = prepared.store(split)
         self._eos_id = prepared.tokenizer.eos_id
+        self._sep_id = prepared.tokenizer.sep_id
+        self._max_meta_len = 0 if meta is None else meta.max_meta_len
         self._prompt_len = prompt_len
         self._max_new_tokens = max_new_tokens
 
@@ -76,7 +89,8 @@ class Prompts(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         # the start and the first tokens, never the end: there would be nothing to continue
-        tokens = self._store.document(index)[:-1][: 1 + self._prompt_len]
+        tokens = self._store.document(index)[:-1]
+        tokens = tokens[: body_start(tokens, self._sep_id, self._max_meta_len) + self._prompt_len]
         numbers = {"index": index, "max_new_tokens": self._max_new_tokens, "eos_id": self._eos_id}
         return {"prompt": torch.tensor(tokens.tolist())} | {key: torch.tensor(value) for key, value in numbers.items()}
 
@@ -93,6 +107,8 @@ class XLabDataModule(LightningDataModule):
         splits: Splits = Splits(),  # noqa: B008
         tokenizer: TokenizerRecipe = ByteLevelBPE(),  # noqa: B008
         vocab_size: int | None = None,
+        packing: Packing = ContiguousWindows(),  # noqa: B008
+        document_mask: bool = False,
         seq_len: int = 256,
         batch_size: int = 32,
         num_workers: int = 0,
@@ -100,6 +116,11 @@ class XLabDataModule(LightningDataModule):
         prompt_len: int = 32,
         max_new_tokens: int = 64,
         cache_dir: str = ".cache",
+        meta: Meta | None = None,
+        train_data_prefix: str | None = None,
+        val_data_prefix: str | None = None,
+        test_data_prefix: str | None = None,
+        predict_data_prefix: str | None = None,
     ) -> None:
         """Take the settings; no corpus is read before ``prepare_data``.
 
@@ -111,6 +132,9 @@ class XLabDataModule(LightningDataModule):
             splits: shares of source; splits with a source of their own take no part.
             tokenizer: ByteLevelBPE, trained on the training documents, or TokenizerFile.
             vocab_size: tokens in a vocabulary that is trained; a ready tokenizer brings its own.
+            packing: ContiguousWindows, BestFit, OneDocument, TokenBudget: how documents become windows and batches.
+            document_mask: whether a document in a window sees nothing of the others, and its places count from its own
+                beginning.
             seq_len: tokens in a window; also the model's context.
             batch_size: windows in a micro-batch, on each rank.
             num_workers: processes that load batches; 0 loads in the training process.
@@ -118,6 +142,12 @@ class XLabDataModule(LightningDataModule):
             prompt_len: tokens of each document that `predict` continues.
             max_new_tokens: how long its continuations get.
             cache_dir: where tokenizers and prepared tokens are kept; it can be deleted at any time.
+            meta: how what is known about documents comes before their text; null leaves it out.
+            train_data_prefix: train on these tokens instead of a source: PREFIX.bin and PREFIX.idx, as prepare-data
+                or Megatron-LM writes them, or a set of shards PREFIX-00000-of-00004.
+            val_data_prefix: tokens to validate on.
+            test_data_prefix: tokens to test on.
+            predict_data_prefix: tokens whose documents' beginnings are continued.
 
         Raises:
             ConfigError: if a setting cannot mean anything.
@@ -131,18 +161,37 @@ class XLabDataModule(LightningDataModule):
                 raise ConfigError(f"data.{name} must be at least {least}, got {given[name]}")
         self.save_hyperparameters()  # under LightningCLI the configuration itself, in Python the arguments
         settings = dict(self.hparams)
-        if isinstance(settings.get("splits"), Splits):
-            settings["splits"] = asdict(settings["splits"])
+        for name in ("splits", "meta"):
+            if isinstance(settings.get(name), Splits | Meta):
+                settings[name] = asdict(settings[name])
         self._set_hparams(factories.plain(settings, "data"))
+        if not isinstance(packing, Packing):
+            raise ConfigError(f"data.packing is {packing!r}; give a packing, such as ContiguousWindows")
+        self._packing = packing
         own_sources = {"val": val_source, "test": test_source, "predict": predict_source}
         self.corpus = Corpus(
             source, asdict(splits), {split: own for split, own in own_sources.items() if own is not None}
         )
-        self._recipe = tokenizer
-        self.vocab_size = tokenizer.vocab_size_of(vocab_size)
-        self._prepared: PreparedData | None = None
+        prefixes = {
+            "train": train_data_prefix,
+            "val": val_data_prefix,
+            "test": test_data_prefix,
+            "predict": predict_data_prefix,
+        }
+        self.prefixes = {split: prefix for split, prefix in prefixes.items() if prefix is not None}
+        if self.prefixes:
+            self._check_prefixes()
+            tokenizer = tokenizer_beside(self.prefixes["train"], tokenizer)
+        self.meta = meta
+        self._recipe = tokenizer if meta is None else WithSeparator(tokenizer)
+        self.vocab_size = self._recipe.vocab_size_of(vocab_size)
+        # where it was left open: Lightning logs model and data together, and would find two sizes
+        self.hparams["vocab_size"] = self.vocab_size
+        self._hparams_initial["vocab_size"] = self.vocab_size  # type: ignore[attr-defined]
+        self._prepared: StoredSplits | None = None
         self._tokenizer: Tokenizer | None = None
-        self._resumed_at: tuple[int, int] | None = None
+        self._resumed_at: dict[str, int] | None = None
+        self._n_windows = 0
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -186,8 +235,8 @@ class XLabDataModule(LightningDataModule):
         return self.prepared.fingerprint
 
     @property
-    def prepared(self) -> PreparedData:
-        """The stores, the tokenizer and their description, after ``prepare_data``."""
+    def prepared(self) -> StoredSplits:
+        """The stores and their tokenizer, after ``prepare_data``."""
         if self._prepared is None:
             raise DataError("the data are not prepared yet; call prepare_data() first")
         return self._prepared
@@ -195,44 +244,77 @@ class XLabDataModule(LightningDataModule):
     def prepare_data(self) -> None:
         """Read the corpus, train the tokenizer and store the tokens, unless the cache has them.
 
-        Any number of processes may call this at the same time: one works, the others wait on a lock file.
+        Any number of processes may call this at the same time: one works, the others wait on a lock file. Tokens that
+        are named by ``train_data_prefix`` are opened, and compared with the tokenizer.
         """
-        self._prepared = prepare(
-            self.corpus,
-            self._tokenizer or self._recipe,
-            cache_dir=self.hparams["cache_dir"],
-            vocab_size=self.vocab_size,
-        )
+        self._prepared = self._made()
+        for split in ("train", "val", "test"):
+            if self._prepared.n_documents(split):
+                self._packing.prepare(self._prepared.store(split), self._layout(split))
+
+    def _made(self) -> StoredSplits:
+        tokenizer = self._tokenizer or self._recipe
+        if self.prefixes:
+            return PrefixedData(self.prefixes, tokenizer, vocab_size=self.vocab_size, meta=self.meta)
+        cache_dir = self.hparams["cache_dir"]
+        return prepare(self.corpus, tokenizer, cache_dir=cache_dir, vocab_size=self.vocab_size, meta=self.meta)
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the place in the order of the windows that a checkpoint is taken at."""
+        """Give the place in the order of the windows that a checkpoint is taken at, in windows of all ranks."""
         if self.trainer is None:
             return {}
-        return {
-            "epoch": self.trainer.current_epoch,
-            "batch": self.trainer.fit_loop.epoch_loop.batch_progress.current.ready,
-        }
+        n_batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        at_once = self._batch_size() * self._ranks()["world_size"]
+        place = {"place": n_batches * at_once, "windows_per_batch": at_once, "n_windows": self._n_windows}
+        return {"epoch": self.trainer.current_epoch, **place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remember that place; Lightning restores its own counters later than it may ask for the loader."""
-        self._resumed_at = (int(state_dict["epoch"]), int(state_dict["batch"]))
+        self._resumed_at = {name: int(value) for name, value in state_dict.items()}
+
+    def count_as_here(self, checkpoint: dict[str, Any]) -> None:
+        """Turn a checkpoint's counts of micro-batches into those of this run, which may have other ranks and batches.
+
+        Raises:
+            DataError: when this run's micro-batches do not meet at the checkpoint's place.
+        """
+        state = checkpoint.get(type(self).__qualname__)
+        if state is None or "windows_per_batch" not in state:  # of a run that knew no other world size
+            return
+        world_size = self._ranks()["world_size"]
+        batches_until(state, self._batch_size(), world_size)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["current"], progress["total"]):
+            count_anew(counts, state, self._batch_size() * world_size)
 
     def setup(self, stage: str) -> None:
         """Open the prepared tokens on this rank."""
         if self._prepared is None:
             self.prepare_data()  # finds what another rank has made
+        if self._batch_size() != self.hparams["batch_size"] and self._ranks()["rank"] == 0:
+            kind = type(self._packing).__name__
+            print(f"note: {kind} makes the batches; data.batch_size is not used", file=sys.stderr)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        windows = self._windows("train")
+        windows = self.windows("train")
+        self._n_windows = len(windows)
+        accumulated = 1 if self.trainer is None else self.trainer.accumulate_grad_batches
         sampler = TrainBatchSampler(
-            len(windows), self.hparams["batch_size"], **self._ranks(), seed=self.hparams["seed"]
+            len(windows), self._batch_size(), **self._ranks(), seed=self.hparams["seed"], accumulated=accumulated
         )
         if self._resumed_at is not None:  # after --ckpt_path, the epoch goes on where the checkpoint was taken
-            sampler.resume(*self._resumed_at)
+            refuse_other_windows(self._resumed_at, len(windows))
+            # once an epoch could end amid an optimiser step, later than it does now
+            batch = batches_until(self._resumed_at, self._batch_size(), self._ranks()["world_size"])
+            sampler.resume(self._resumed_at["epoch"], min(batch, len(sampler)))
         return self._loader(windows, sampler)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
-        if not self.prepared.n_documents("val") and "val" not in self.corpus.split_sources:
+        if self.prefixes and "val" not in self.prefixes:
+            if self.trainer is not None and self.trainer.state.fn == "validate":
+                raise DataError("there is no validation data: data.val_data_prefix is not set")
+            return []
+        if not self.prefixes and not self.prepared.n_documents("val") and "val" not in self.corpus.split_sources:
             if self.corpus.shares.get("val"):
                 self.prepared.store("val")  # says that the share came out empty, and what to do
             if self.trainer is not None and self.trainer.state.fn == "validate":
@@ -246,30 +328,56 @@ class XLabDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader[Batch]:
         if self._ranks()["world_size"] > 1:
             raise ConfigError("predict writes one file in one process; set trainer.devices to 1")
-        prompts = Prompts(self.prepared, "predict", self.hparams["prompt_len"], self.hparams["max_new_tokens"])
+        settings = self.hparams
+        prompts = Prompts(self.prepared, "predict", settings["prompt_len"], settings["max_new_tokens"], self.meta)
         return DataLoader(prompts, batch_size=1)
 
-    def _windows(self, split: str) -> ContiguousWindows:
+    def _check_prefixes(self) -> None:
+        """Refuse settings that stored tokens leave no use for."""
+        if "train" not in self.prefixes:
+            split = next(iter(self.prefixes))
+            raise ConfigError(f"data.{split}_data_prefix goes with a data.train_data_prefix, which is not set")
+        for split in self.corpus.split_sources:
+            raise ConfigError(
+                f"data.{split}_source is set beside data.train_data_prefix; prepare its documents with "
+                f"./manage.py prepare-data, and set data.{split}_data_prefix"
+            )
+
+    def windows(self, split: str) -> Windows:
+        """Give the windows that a split is read in: those a sampler orders, and whose ``report`` tells of waste.
+
+        Raises:
+            DataError: before ``prepare_data``, and when the split has no documents or gives no window.
+        """
+        return self._packing.windows(self.prepared.store(split), self._layout(split))
+
+    def _layout(self, split: str) -> Layout:
         tokenizer = self.prepared.tokenizer
-        return ContiguousWindows(
-            self.prepared.store(split),
+        return Layout(
             self.hparams["seq_len"],
             pad_id=tokenizer.pad_id,
             sos_id=tokenizer.sos_id,
             byte_lengths=tokenizer.byte_lengths(),
             split=split,
+            is_evaluation=split != "train",
+            with_documents=self.hparams["document_mask"],
+            cache_dir=self.hparams["cache_dir"],
+            given=None if self.meta is None or self.meta.in_loss else MetaPlaces.of(tokenizer, self.meta),
         )
 
+    def _batch_size(self) -> int:
+        return self._packing.batch_size(self.hparams["batch_size"])
+
     def _eval_loader(self, split: str) -> DataLoader[Batch]:
-        windows = self._windows(split)
-        return self._loader(windows, EvalBatchSampler(len(windows), self.hparams["batch_size"], **self._ranks()))
+        windows = self.windows(split)
+        return self._loader(windows, EvalBatchSampler(len(windows), self._batch_size(), **self._ranks()))
 
     def _ranks(self) -> dict[str, int]:
         if self.trainer is None:
             return {"rank": 0, "world_size": 1}
         return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
-    def _loader(self, windows: ContiguousWindows, sampler: TrainBatchSampler | EvalBatchSampler) -> DataLoader[Batch]:
+    def _loader(self, windows: Windows, sampler: TrainBatchSampler | EvalBatchSampler) -> DataLoader[Batch]:
         workers = self.hparams["num_workers"]
         return DataLoader(
             windows,
@@ -285,10 +393,14 @@ def _instance(name: str, settings: Any) -> Any:
     """Make the object that one of the datamodule's plain settings stands for."""
     if name == "splits":
         return Splits(**settings)
+    if name == "meta":
+        return None if settings is None else Meta(**settings)
     try:
         made = factories.build(settings) if isinstance(settings, dict) and "class_path" in settings else settings
     except (TypeError, ConfigError) as error:
         raise CheckpointError(f"the checkpoint's data.{name} cannot be built: {error}") from error
+    if name == "packing" and not isinstance(made, Packing):
+        raise CheckpointError(f"data.packing is {settings!r}, which is no packing of documents")
     if name.endswith("source") and not isinstance(made, Source | None):
         raise CheckpointError(f"data.{name} is {settings!r}, which is no source of documents")
     return made

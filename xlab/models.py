@@ -91,7 +91,7 @@ class XLabModel(LightningModule):
             checkpoints.fill(self.decoder, checkpoints.read(init_from))
         self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
         self._step_tokens: Tensor | None = None  # and of predicted tokens
-        self._resumed: dict[str, Any] | None = None  # what on_save_checkpoint kept, until the first batch
+        self._resumed: list[dict[str, Any]] | None = None  # what on_save_checkpoint kept, until the first batch
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -126,9 +126,9 @@ class XLabModel(LightningModule):
         """The longest context, in tokens."""
         return self.decoder.max_len
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Give the logits of the next token at every position: (B, T) ids to (B, T, V)."""
-        logits: Tensor = self.decoder(ids, cache)
+    def forward(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
+        """Give the logits of the next token at every position: (B, T) ids to (B, T, V); see ``Decoder.hidden``."""
+        logits: Tensor = self.decoder(ids, cache, documents)
         return logits
 
     def make_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
@@ -157,7 +157,7 @@ class XLabModel(LightningModule):
         here, and the gradients are corrected in ``on_before_optimizer_step``.
         """
         targets = batch["targets"]
-        hidden = self.decoder.hidden(batch["inputs"])
+        hidden = self.decoder.hidden(batch["inputs"], documents=batch.get("documents"))
         loss: Tensor = self.objective(hidden, self.decoder.unembedding, targets)
         tokens = (targets != IGNORED).sum()
         if self._step_loss is None or self._step_tokens is None:
@@ -208,10 +208,14 @@ class XLabModel(LightningModule):
         self.metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self.metrics.update(self(batch["inputs"]), batch["targets"], batch["n_bytes"])
+        self._measure(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.metrics.update(self(batch["inputs"]), batch["targets"], batch["n_bytes"])
+        self._measure(batch)
+
+    def _measure(self, batch: Batch) -> None:
+        logits = self(batch["inputs"], documents=batch.get("documents"))
+        self.metrics.update(logits, batch["targets"], batch["n_bytes"])
 
     def on_validation_epoch_end(self) -> None:
         self._log_metrics("val")
@@ -248,7 +252,12 @@ class XLabModel(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Begin a resumed run at its own schedule's rate: the checkpoint's optimiser brought that of the run it was."""
+        """Begin a resumed run at its own schedule's rate: the checkpoint's optimiser brought that of the run it was.
+
+        And let dropout draw differently on each rank: all were seeded alike, for the same initial weights.
+        """
+        if self.trainer.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if not isinstance(scheduler, LambdaLR):  # a subclass's own: its state is as it was restored
@@ -259,36 +268,49 @@ class XLabModel(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember where the run was; the first batch goes on from there."""
-        self._resumed = checkpoint.get("moment")
+        self._resumed = checkpoint.get("moments")
+        data = getattr(self.trainer, "datamodule", None)
+        if data is not None and self.trainer.state.fn == "fit":
+            data.count_as_here(checkpoint)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Take up dropout's draws, and a step that was being accumulated, where the checkpoint was taken."""
         if self._resumed is None:
             return
-        moment, self._resumed = self._resumed, None
-        torch.set_rng_state(moment["rng"].cpu())
-        if self.device.type == "cuda" and "cuda_rng" in moment:
-            torch.cuda.set_rng_state(moment["cuda_rng"].cpu(), self.device)
-        if "gradients" in moment:
-            self._step_loss = moment["loss"].to(self.device)
-            self._step_tokens = moment["tokens"].to(self.device)
-            for name, parameter in self.named_parameters():
-                if name in moment["gradients"]:
-                    parameter.grad = moment["gradients"][name].to(parameter)
+        moments, self._resumed = self._resumed, None
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if rank < len(moments):  # a rank that was not there keeps the draws it was seeded with
+            torch.set_rng_state(moments[rank]["rng"].cpu())
+            if self.device.type == "cuda" and "cuda_rng" in moments[rank]:
+                torch.cuda.set_rng_state(moments[rank]["cuda_rng"].cpu(), self.device)
+        if "gradients" not in moments[0]:
+            return
+        # of as many ranks as there were, each takes up its own sums; of another number, each an equal share of all
+        parts, share = ([moments[rank]], 1.0) if ranks == len(moments) else (moments, 1 / ranks)
+        self._step_loss = share * torch.stack([part["loss"] for part in parts]).sum(0).to(self.device)
+        self._step_tokens = share * torch.stack([part["tokens"] for part in parts]).sum(0).to(self.device)
+        share *= moments[0]["accumulated"] / self.trainer.accumulate_grad_batches  # Lightning divides gradients by it
+        for name, parameter in self.named_parameters():
+            if name in moments[0]["gradients"]:
+                parameter.grad = share * torch.stack([part["gradients"][name] for part in parts]).sum(0).to(parameter)
 
-    def _moment(self) -> dict[str, Any]:
-        """Give what a resumed run needs beside weights, optimiser and progress to go on bit for bit."""
+    def _moments(self) -> list[dict[str, Any]]:
+        """Give, on the first rank, what each needs beside weights, optimiser and progress to go on bit for bit.
+
+        Between two micro-batches of a step that is the gradients of each rank: their mean would round in another order.
+        """
         moment: dict[str, Any] = {"rng": torch.get_rng_state()}
         if self.device.type == "cuda":
             moment["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         if self._step_loss is not None and self._step_tokens is not None:  # a validation between two micro-batches
-            found = {name: weight.grad for name, weight in self.named_parameters() if weight.grad is not None}
-            moment |= {"loss": self._step_loss, "tokens": self._step_tokens.double(), "gradients": found}
-            if self.trainer.world_size > 1:  # each rank has its own: their mean on every rank gives the same step
-                mean = self.trainer.strategy.reduce
-                moment |= {key: mean(moment[key].clone(), reduce_op="mean") for key in ("loss", "tokens")}
-                moment["gradients"] = {name: mean(grad.clone(), reduce_op="mean") for name, grad in found.items()}
-        return moment
+            found = {name: weight.grad.cpu() for name, weight in self.named_parameters() if weight.grad is not None}
+            moment |= {"loss": self._step_loss.cpu(), "tokens": self._step_tokens.double().cpu(), "gradients": found}
+            moment["accumulated"] = self.trainer.accumulate_grad_batches
+        if self.trainer.world_size == 1:
+            return [moment]
+        moments: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.gather_object(moment, moments if self.trainer.is_global_zero else None)
+        return moments
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the header that makes the file complete in itself."""
@@ -305,7 +327,7 @@ class XLabModel(LightningModule):
             "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,
         }
-        checkpoint["moment"] = self._moment()
+        checkpoint["moments"] = self._moments()
         checkpoint["xlab"] = checkpoints.header(
             model={**self.hparams, "init_from": None}, data=data.hparams, tokenizer=data.tokenizer.to_json(), info=info
         )

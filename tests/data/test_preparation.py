@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from xlab.data import preparation
+from xlab.data import encoding, preparation
 from xlab.data.preparation import PreparedData, open_prepared, prepare
+from xlab.data.prepared_dataset import prepare_dataset
 from xlab.data.sources import Document, JsonLines, Source, TextFiles
 from xlab.data.splits import Corpus
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile
+from xlab.data.tokenizers import tokenizer as tokenizer_module
 from xlab.errors import ConfigError, DataError
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
@@ -83,7 +85,8 @@ def test_long_documents_have_the_tokens_of_the_whole(
     (tmp_path / "book.txt").write_text(text)
     short = preparation.pieces
     monkeypatch.setattr(preparation, "pieces", lambda text: short(text, least=50, most=500))
-    monkeypatch.setattr(preparation, "_CHARACTERS_AT_ONCE", 200)
+    monkeypatch.setattr(tokenizer_module, "pieces", lambda text: short(text, least=50, most=500))
+    monkeypatch.setattr(encoding, "_CHARACTERS_AT_ONCE", 200)
     corpus = Corpus(TextFiles(f"{tmp_path}/book.txt"), {"train": 1})
     prepared = prepare(corpus, ByteLevelBPE(), vocab_size=300, cache_dir=cache)
     tokenizer = prepared.tokenizer
@@ -299,7 +302,14 @@ class Slow(Source):
         return self._lines.identity()
 
 
-def _prepare_slowly(lines: str, cache: str, begun: str, other_waits: str) -> None:
+def _prepare_in(place: str, corpus: Corpus, numbered: bool) -> None:
+    if numbered:
+        prepare_dataset(corpus, ByteLevelBPE(), vocab_size=262, folder=place)
+    else:
+        prepare(corpus, ByteLevelBPE(), vocab_size=262, cache_dir=place)
+
+
+def _prepare_slowly(lines: str, place: str, begun: str, other_waits: str, numbered: bool) -> None:
     import sys
 
     class Announce:
@@ -311,12 +321,15 @@ def _prepare_slowly(lines: str, cache: str, begun: str, other_waits: str) -> Non
         def flush(self) -> None: ...
 
     sys.stderr = Announce()  # type: ignore[assignment]
-    prepare(Corpus(Slow(lines, begun, other_waits), SHARES), ByteLevelBPE(), vocab_size=300, cache_dir=cache)
+    corpus = Corpus(Slow(lines, begun, other_waits), SHARES)
+    _prepare_in(place, corpus, numbered)
 
 
-def test_of_two_processes_one_prepares_and_the_other_waits(lines: Path, cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbered", [False, True])
+def test_of_two_processes_one_prepares_and_the_other_waits(lines: Path, tmp_path: Path, numbered: bool) -> None:
+    place = tmp_path / "place"
     context = multiprocessing.get_context("spawn")
-    arguments = str(lines), str(cache), str(tmp_path / "begun"), str(tmp_path / "waits")
+    arguments = str(lines), str(place), str(tmp_path / "begun"), str(tmp_path / "waits"), numbered
     processes = [context.Process(target=_prepare_slowly, args=arguments) for _ in range(2)]
     for process in processes:
         process.start()
@@ -326,7 +339,33 @@ def test_of_two_processes_one_prepares_and_the_other_waits(lines: Path, cache: P
             process.kill()
     assert [process.exitcode for process in processes] == [0, 0]
     assert len(set((tmp_path / "begun").read_text().split())) == 1
-    assert ready(lines, cache).n_documents("train") > 0
+    (directory,) = [path.parent for path in place.glob("*/description.json")]
+    assert open_prepared(directory).n_documents("train") > 0
+
+
+def _prepare_on_a_small_disk(lines: str, place: str, numbered: bool) -> None:
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))  # no file may get larger
+    with pytest.raises(DataError, match="is full; nothing was kept"):
+        _prepare_in(place, Corpus(JsonLines(lines), {"train": 1.0}), numbered)
+
+
+@pytest.mark.parametrize("numbered", [False, True])
+def test_a_disk_that_fills_is_one_line_and_leaves_nothing(tmp_path: Path, numbered: bool) -> None:
+    (tmp_path / "large.jsonl").write_text("\n".join(json.dumps({"text": f"text {i} " * 2000}) for i in range(20)))
+    process = multiprocessing.get_context("spawn").Process(
+        target=_prepare_on_a_small_disk, args=(f"{tmp_path}/large.jsonl", f"{tmp_path}/place", numbered)
+    )
+    process.start()
+    process.join(timeout=60)
+    if process.is_alive():
+        process.kill()
+    assert process.exitcode == 0
+    left = {path.name.partition(".")[2] for path in (tmp_path / "place").rglob("*") if path.is_file()}
+    assert left <= {"lock", "tokenizer.json"}  # the tokenizer was complete before
 
 
 def test_separate_files_for_training_and_validation(cache: Path, shared_data: Path) -> None:

@@ -74,6 +74,33 @@ def test_any_world_size_sees_the_same_micro_batches(n: int, world_size: int, see
     assert len(set(used)) == len(used)
 
 
+@given(
+    n=st.integers(12, 200),
+    shape=st.sampled_from([(1, 12, 1), (2, 6, 1), (2, 2, 3), (3, 4, 1), (1, 3, 4), (1, 4, 3), (6, 1, 2), (12, 1, 1)]),
+    epoch=st.integers(0, 3),
+)
+@settings(deadline=None, max_examples=60)
+def test_any_ranks_batches_and_accumulation_make_the_same_steps(
+    n: int, shape: tuple[int, int, int], epoch: int
+) -> None:
+    world_size, batch_size, accumulated = shape
+    whole = TrainBatchSampler(n, 12)
+    ranks = [
+        TrainBatchSampler(n, batch_size, rank=rank, world_size=world_size, accumulated=accumulated)
+        for rank in range(world_size)
+    ]
+    for sampler in (whole, *ranks):
+        sampler.set_epoch(epoch)
+    micro_batches = [list(chain.from_iterable(batches)) for batches in zip(*ranks, strict=True)]
+    assert len(micro_batches) == len(ranks[0]) == n // 12 * accumulated
+    steps = [list(chain.from_iterable(micro_batches[at : at + accumulated])) for at in range(0, n, accumulated)]
+    assert [step for step in steps if step] == list(whole)
+
+
+def test_an_epoch_shorter_than_a_step_has_the_micro_batches_that_there_are() -> None:
+    assert len(TrainBatchSampler(11, 2, world_size=2, accumulated=3)) == 2
+
+
 @given(at=st.integers(0, 10))
 @settings(deadline=None)
 def test_resuming_goes_on_exactly(at: int) -> None:

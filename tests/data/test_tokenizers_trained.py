@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -209,3 +210,21 @@ def test_bytes_stand_behind_the_special_tokens() -> None:
     model = json.loads(trained(ByteFallbackBPE()).to_json())["model"]
     assert [model["vocab"][f"<0x{byte:02X}>"] for byte in range(256)] == list(range(3, 259))
     assert model["byte_fallback"]
+
+
+@pytest.mark.parametrize("recipe", [ByteLevelBPE, ByteFallbackBPE])
+def test_training_reads_no_more_than_it_is_told(recipe: type[ByteLevelBPE | ByteFallbackBPE]) -> None:
+    read: list[int] = []
+
+    def texts() -> Iterator[str]:
+        for i in range(100):
+            read.append(i)
+            yield f"some {i % 10} text " * 10  # 120 characters
+
+    part, whole = (recipe(max_characters=n).make(texts(), 262) for n in (1200, 1_000_000))
+    assert read == [*range(10), *range(100)]
+    assert part.fingerprint == recipe().make((f"some {i} text " * 10 for i in range(10)), 262).fingerprint
+    assert recipe(max_characters=1200).identity() != recipe().identity()
+    with pytest.raises(ConfigError, match="max_characters must be at least 1, got 0"):
+        recipe(max_characters=0)
+    assert whole.decode(whole.encode("text")) == "text"

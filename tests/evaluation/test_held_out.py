@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_decoder import MAX_LEN, TEXT, tiny_decoder, tiny_tokenizer, uniform_decoder
 
-from xlab.data.packing import ContiguousWindows
+from xlab.data.packing import ContiguousWindows, Layout
 from xlab.data.sources import Document
 from xlab.data.token_store import TokenStore, TokenStoreWriter
 from xlab.data.tokenizers import ByteLevelBPE
@@ -54,13 +54,14 @@ def test_a_stride_of_the_whole_context_is_the_loss_that_training_logs(tmp_path: 
     with TokenStoreWriter(tmp_path / "val", len(tokenizer)) as writer:
         writer.write([tokenizer.sos_id, *tokenizer.encode(TEXT), tokenizer.eos_id])
         writer.end_document()
-    packed = ContiguousWindows(
-        TokenStore(tmp_path / "val"),
+    layout = Layout(
         MAX_LEN,
         pad_id=tokenizer.pad_id,
         sos_id=tokenizer.sos_id,
         byte_lengths=tokenizer.byte_lengths(),
+        is_evaluation=True,
     )
+    packed = ContiguousWindows().windows(TokenStore(tmp_path / "val"), layout)
     metrics = TokenMetrics()
     batch = packed.__getitems__(range(len(packed)))
     metrics.update(decoder(batch["inputs"]), batch["targets"], batch["n_bytes"])

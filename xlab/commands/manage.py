@@ -3,8 +3,12 @@
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.data_report import data_report
 from xlab.commands.evaluate import evaluate
+from xlab.commands.prepare_data import prepare_data
 from xlab.commands.tokenizer import train_tokenizer
+from xlab.commands.validate_data import validate_data
+from xlab.commands.verify_resume import verify_resume
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -12,8 +16,8 @@ def main() -> None:
     """Manage data and checkpoints."""
 
 
-main.add_command(evaluate)
-main.add_command(train_tokenizer)
+for command in (train_tokenizer, prepare_data, validate_data, data_report, verify_resume, evaluate):
+    main.add_command(command)
 
 
 @main.command("export-checkpoint")

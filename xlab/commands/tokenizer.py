@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.data_settings import PASSED_ON, data_of, recipe_and_meta
 from xlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 _MEASURED = 1 << 23  # bytes of text
 _CHARACTERS_AT_ONCE = 1 << 20
-PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 @click.command("train-tokenizer", context_settings=PASSED_ON)
@@ -50,55 +50,16 @@ def train_tokenizer(output: str, settings: tuple[str, ...], allow_module: tuple[
         click.echo(f"written to       {path}")
 
 
-def data_of(settings: tuple[str, ...]) -> "XLabDataModule":
-    """Make the datamodule that fit would make with these settings, and no model; no corpus is read.
-
-    Raises:
-        ConfigError: for settings that cannot be.
-    """
-    from jsonargparse import Namespace
-
-    from xlab.commands.lightning_cli import XLabCLI
-    from xlab.commands.parser import OneLineParser
-    from xlab.datamodules import XLabDataModule
-    from xlab.models import XLabModel
-
-    class DataOnly(XLabCLI):
-        """The settings of fit, from which nothing but the data are made."""
-
-        def instantiate_classes(self) -> None:
-            parser = OneLineParser()
-            parser.add_lightning_class_args(XLabDataModule, "data")
-            settings = Namespace(data=self._get(self.config, "data"))  # type: ignore[no-untyped-call]
-            self.datamodule = parser.instantiate_classes(settings).data
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Run nothing."""
-
-    cli = DataOnly(
-        XLabModel,
-        XLabDataModule,
-        args=["fit", *settings],
-        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_class=OneLineParser,
-    )
-    datamodule: XLabDataModule = cli.datamodule
-    return datamodule
-
-
 def train(datamodule: "XLabDataModule") -> "Tokenizer":
     """Make a datamodule's tokenizer from its training documents.
 
     Raises:
         DataError: when the corpus, or a file, cannot give it.
     """
-    from xlab import factories
-    from xlab.data.preparation import _train
+    from xlab.data.preparation import train_tokenizer
 
-    recipe = factories.build(datamodule.hparams["tokenizer"])
-    return _train(recipe, datamodule.corpus, datamodule.vocab_size)
+    recipe, _ = recipe_and_meta(datamodule)
+    return train_tokenizer(recipe, datamodule.corpus, datamodule.vocab_size)
 
 
 def fertility(tokenizer: "Tokenizer", corpus: "Corpus") -> tuple[int, int]:

@@ -63,13 +63,13 @@ def _remove_abandoned(cache: Path, identity: str) -> None:
 
 
 @contextmanager
-def disk_errors(cache: Path) -> Iterator[None]:
-    """Report a full or forbidden disk as what it means to the user."""
+def disk_errors(cache: Path, setting: str = "data.cache_dir") -> Iterator[None]:
+    """Report a full or forbidden disk as what it means to the user, and which ``setting`` would move the data."""
     try:
         yield
     except OSError as error:
         if error.errno in _DISK_IS_FULL:
             raise DataError(
-                f"The disk of {cache.absolute()} is full; nothing was kept. Free some space or set data.cache_dir."
+                f"The disk of {cache.absolute()} is full; nothing was kept. Free some space or set {setting}."
             ) from error
-        raise DataError(f"Data cannot be prepared in {cache.absolute()}: {error}. Set data.cache_dir.") from error
+        raise DataError(f"Data cannot be prepared in {cache.absolute()}: {error}. Set {setting}.") from error

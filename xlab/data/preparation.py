@@ -1,89 +1,39 @@
 """Make token stores from a corpus once, and find them again: each step is cached by what it was made from."""
 
-import hashlib
-import json
 import os
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from xlab.data.cache_directory import disk_errors, locked, scratch_directory
 from xlab.data.digest import digest
+from xlab.data.encoding import Shard, encode_corpus, refuse_empty
+from xlab.data.meta import Meta, refuse_without_separator
+from xlab.data.prepared import FORMAT_VERSION, PreparedData, open_prepared, write_description
+from xlab.data.progress import progress_bar, with_progress
 from xlab.data.sources.source import report_lines
-from xlab.data.splits import SPLITS, Assigned, Corpus
+from xlab.data.splits import Corpus
 from xlab.data.text_pieces import pieces
-from xlab.data.token_store import TokenStore, TokenStoreWriter
 from xlab.data.tokenizers import Tokenizer, TokenizerRecipe
 from xlab.errors import DataError
 
-_FORMAT_VERSION = 1
-_CHARACTERS_AT_ONCE = 1 << 20  # tokens are some 100 bytes each while they are being made
+Tell = Callable[[PreparedData], dict[str, Any]]  # more for a description, from stores that are complete
 
-
-@dataclass(frozen=True)
-class PreparedData:
-    """A directory of token stores, the tokenizer they were made with, and their description."""
-
-    directory: Path
-    description: dict[str, Any]
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the documents as they were read, their splits and their tokenizer, wherever they came from."""
-        return str(self.description["fingerprint"])
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        return Tokenizer.from_file(self.directory / "tokenizer.json")
-
-    def n_documents(self, split: str) -> int:
-        return int(self.description["splits"].get(split, {}).get("documents", 0))
-
-    def store(self, split: str) -> TokenStore:
-        """Open the tokens of a split.
-
-        Raises:
-            DataError: when the split has no documents.
-        """
-        if not self.n_documents(split):
-            raise DataError(
-                f"The {split} split has no documents; give it a larger share, a source of its own, "
-                "or the corpus more (or shorter) documents: TextFiles has section_chars for that."
-            )
-        return TokenStore(self.directory / split)
-
-
-def open_prepared(directory: str | Path) -> PreparedData:
-    """Open what ``prepare`` made.
-
-    Raises:
-        DataError: when it is missing, damaged, or of another version.
-    """
-    directory = Path(directory)
-    try:
-        description = json.loads((directory / "description.json").read_text(encoding="utf-8"))
-        prepared = PreparedData(directory, description)
-        made_by = description["format_version"], description["tokenizer"]
-        if made_by != (_FORMAT_VERSION, prepared.tokenizer.fingerprint):
-            raise DataError(f"{directory} was prepared by another version of XLab, or its tokenizer was exchanged.")
-        for split, expected in description["splits"].items():
-            store = TokenStore(directory / split)
-            if (len(store), store.n_tokens) != (expected["documents"], expected["tokens"]):
-                raise DataError(f"{directory / split} does not hold what description.json tells.")
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{directory} holds no prepared data: {error}.") from error
-    return prepared
+__all__ = ["Preparation", "PreparedData", "Tell", "Wanted", "open_prepared", "prepare", "train_tokenizer"]
 
 
 def prepare(
-    corpus: Corpus, tokenizer: Tokenizer | TokenizerRecipe, *, cache_dir: str | Path, vocab_size: int | None = None
+    corpus: Corpus,
+    tokenizer: Tokenizer | TokenizerRecipe,
+    *,
+    cache_dir: str | Path,
+    vocab_size: int | None = None,
+    meta: Meta | None = None,
 ) -> PreparedData:
     """Read a corpus, make its tokenizer if there is none yet, and store its tokens; or find all that in the cache.
 
@@ -95,36 +45,182 @@ def prepare(
         tokenizer: A ready tokenizer (a checkpoint's), or how to make one from the training documents.
         cache_dir: Where prepared data are kept; safe to delete whenever nothing runs.
         vocab_size: The size asked of a recipe.
+        meta: How the documents' meta come before them; None leaves them out. It needs a tokenizer with a separator.
 
     Raises:
         ConfigError: when the recipe cannot give ``vocab_size``.
         DataError: when the corpus is missing, empty, broken or changing, or the disk is full.
     """
-    if isinstance(tokenizer, TokenizerRecipe):
-        vocab_size = tokenizer.vocab_size_of(vocab_size)
-    preparation = _Preparation(corpus, tokenizer, vocab_size, Path(cache_dir), corpus.identity())
-    found = preparation.find()
-    if found is not None:
-        return found
-    with disk_errors(preparation.cache):
-        preparation.cache.mkdir(parents=True, exist_ok=True)
-        with locked(preparation.cache, preparation.identity):
-            # another process may have made it while this one waited
-            return preparation.find() or preparation.run()
+    cache = Path(cache_dir)
+    preparation = _InCache(Wanted.of(corpus, tokenizer, vocab_size=vocab_size, meta=meta), cache)
+    return preparation.find_or_run(cache, "data.cache_dir")
+
+
+def train_tokenizer(recipe: TokenizerRecipe, corpus: Corpus, vocab_size: int) -> Tokenizer:
+    """Make a recipe's tokenizer from a corpus' training documents; recipes that read none make theirs at once.
+
+    Raises:
+        ConfigError: when the recipe cannot give ``vocab_size``.
+        DataError: when the corpus is missing, empty or broken.
+    """
+    reading = corpus.for_training()
+    with ExitStack() as until_made:
+
+        def texts() -> Iterator[str]:
+            seen: set[str] = set()
+            for assigned in with_progress(reading.documents(), "Reading", reading.n_bytes()):
+                seen.add(assigned.split)
+                if assigned.split == "train":
+                    yield from pieces(assigned.document.text)
+            refuse_empty(seen)
+            # from here on the library works alone; its own bars would draw over the one above
+            title = f"Training a tokenizer of {vocab_size} tokens"
+            until_made.enter_context(progress_bar(title, None, bar_format="{desc} …"))
+
+        return recipe.make(texts(), vocab_size)
 
 
 @dataclass(frozen=True)
-class _Preparation:
+class Wanted:
     """What is to be prepared, as it was when this process first looked."""
 
     corpus: Corpus
     tokenizer: Tokenizer | TokenizerRecipe
     vocab_size: int | None
-    cache: Path
+    meta: Meta | None
     identity: str
 
+    @classmethod
+    def of(
+        cls, corpus: Corpus, tokenizer: Tokenizer | TokenizerRecipe, *, vocab_size: int | None, meta: Meta | None
+    ) -> "Wanted":
+        """Check the settings, and look at the corpus without reading it.
+
+        Raises:
+            ConfigError: when the recipe cannot give ``vocab_size``.
+            DataError: when the corpus is missing.
+        """
+        if isinstance(tokenizer, TokenizerRecipe):
+            vocab_size = tokenizer.vocab_size_of(vocab_size)
+        return cls(corpus, tokenizer, vocab_size, meta, corpus.identity())
+
+    @property
+    def recipe_identity(self) -> str | None:
+        """Digest what a tokenizer is made from; None where it is ready."""
+        if isinstance(self.tokenizer, Tokenizer):
+            return None
+        return digest(FORMAT_VERSION, self.identity, self.tokenizer.identity(), self.vocab_size)
+
+    def tokens_identity(self, tokenizer: Tokenizer) -> str:
+        """Digest what the tokens are made from: by the tokenizer itself, so that a checkpoint's finds them too."""
+        with_meta = [] if self.meta is None else [self.meta.identity()]
+        return digest(FORMAT_VERSION, self.identity, tokenizer.fingerprint, *with_meta)
+
+    def refuse_changed(self) -> None:
+        """Check that the corpus is still what it was.
+
+        Raises:
+            DataError: when a file was changed, added or removed.
+        """
+        if self.corpus.identity() != self.identity:
+            raise DataError("The corpus changed while it was read; nothing was kept. Start again when it is complete.")
+
+
+@dataclass(frozen=True)
+class Preparation(ABC):
+    """The way from a corpus to a directory of prepared data, which gets its name when it is complete."""
+
+    wanted: Wanted
+    root: Path
+    tell: Tell | None = None
+
+    @abstractmethod
     def find(self) -> PreparedData | None:
-        tokenizer = self._ready_tokenizer()
+        """Return the data if they were prepared before, without reading the corpus."""
+
+    @abstractmethod
+    def ready_tokenizer(self) -> Tokenizer | None:
+        """Return the tokenizer if it was given, or made before by this recipe from this corpus."""
+
+    @abstractmethod
+    def keep_tokenizer(self, tokenizer: Tokenizer, scratch: Path) -> None:
+        """Keep a tokenizer that was just made for later preparations."""
+
+    @abstractmethod
+    def keep(self, scratch: Path, tokenizer: Tokenizer, description: dict[str, Any]) -> Path:
+        """Give a complete directory its name; call under the lock. Returns where the data are."""
+
+    def find_or_run(self, place: Path, setting: str) -> PreparedData:
+        """Return the data that are there, or make them; one process at a time.
+
+        Args:
+            place: What a message names when the disk fails.
+            setting: What is to be changed then.
+        """
+        found = self.find()
+        if found is not None:
+            return found
+        with disk_errors(place, setting):
+            self.root.mkdir(parents=True, exist_ok=True)
+            with locked(self.root, self.wanted.identity):
+                # another process may have made it while this one waited
+                return self.find() or self.run()
+
+    def run(self) -> PreparedData:
+        """Make everything; call under the lock."""
+        with scratch_directory(self.root, self.wanted.identity) as scratch:
+            tokenizer = self.tokenizer(scratch)
+            tokenizer.save(scratch / "tokenizer.json")
+            description = self.encode(tokenizer, scratch)
+            self.wanted.refuse_changed()
+            self.describe(scratch, description)
+            directory = self.keep(scratch, tokenizer, description)
+        return open_prepared(directory)
+
+    def describe(self, scratch: Path, description: dict[str, Any]) -> None:
+        """Write the description of stores that are complete, with what else is to be told of them."""
+        if self.tell is not None:
+            description.update(self.tell(PreparedData(scratch, description)))
+        write_description(scratch, description)
+
+    def tokenizer(self, scratch: Path) -> Tokenizer:
+        """Return the tokenizer that is there, or make it and keep it."""
+        tokenizer = self.ready_tokenizer()
+        if tokenizer is None:
+            assert isinstance(self.wanted.tokenizer, TokenizerRecipe)
+            assert self.wanted.vocab_size is not None
+            tokenizer = train_tokenizer(self.wanted.tokenizer, self.wanted.corpus, self.wanted.vocab_size)
+            self.wanted.refuse_changed()
+            self.keep_tokenizer(tokenizer, scratch)
+        if self.wanted.meta is not None:
+            refuse_without_separator(tokenizer)
+        return tokenizer
+
+    def encode(self, tokenizer: Tokenizer, scratch: Path, shard: Shard | None = None) -> dict[str, Any]:
+        """Write the stores of the corpus, or of a shard of it, and return their description."""
+        wanted = self.wanted
+        written = encode_corpus(wanted.corpus, tokenizer, scratch, meta=wanted.meta, shard=shard)
+        report = wanted.corpus.report()
+        for line in (line for part in report.values() for line in report_lines(part)):
+            print(line, file=sys.stderr)
+        with_meta = {} if wanted.meta is None else {"meta": _settings_of(wanted.meta, tokenizer)}
+        return {
+            "format_version": FORMAT_VERSION,
+            "corpus": wanted.identity,
+            "tokenizer": tokenizer.fingerprint,
+            "vocab_size": len(tokenizer),
+            "separators": {"sos": tokenizer.sos_token, "eos": tokenizer.eos_token},
+            **with_meta,
+            **written,
+            "sources": report,
+        }
+
+
+class _InCache(Preparation):
+    """A preparation whose directory is named by what it was made from."""
+
+    def find(self) -> PreparedData | None:
+        tokenizer = self.ready_tokenizer()
         if tokenizer is None:
             return None
         try:
@@ -132,149 +228,32 @@ class _Preparation:
         except DataError:
             return None
 
-    def run(self) -> PreparedData:
-        """Make everything in a directory that gets its name when it is complete; call under the lock."""
-        with scratch_directory(self.cache, self.identity) as scratch:
-            tokenizer = self._ready_tokenizer() or self._make_tokenizer(scratch)
-            tokenizer.save(scratch / "tokenizer.json")
-            description = {
-                "format_version": _FORMAT_VERSION,
-                "corpus": self.identity,
-                "tokenizer": tokenizer.fingerprint,
-                "vocab_size": len(tokenizer),
-                **_encode(self.corpus, tokenizer, scratch),
-                "sources": self.corpus.report(),
-            }
-            for line in (line for report in description["sources"].values() for line in report_lines(report)):
-                print(line, file=sys.stderr)
-            self._refuse_changed()
-            (scratch / "description.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
-            directory = self._directory_of(tokenizer)
-            if directory.exists():
-                shutil.rmtree(directory)  # it was there, and did not open
-            scratch.rename(directory)
-        return open_prepared(directory)
-
-    def _ready_tokenizer(self) -> Tokenizer | None:
-        """Return the tokenizer if it was given, or made before by this recipe from this corpus."""
-        if isinstance(self.tokenizer, Tokenizer):
-            return self.tokenizer
+    def ready_tokenizer(self) -> Tokenizer | None:
+        if isinstance(self.wanted.tokenizer, Tokenizer):
+            return self.wanted.tokenizer
         try:
-            return Tokenizer.from_file(self._file_of(self.tokenizer))
+            return Tokenizer.from_file(self._tokenizer_file)
         except DataError:
             return None
 
-    def _make_tokenizer(self, scratch: Path) -> Tokenizer:
-        assert isinstance(self.tokenizer, TokenizerRecipe)
-        assert self.vocab_size is not None
-        tokenizer = _train(self.tokenizer, self.corpus, self.vocab_size)
-        self._refuse_changed()
+    def keep_tokenizer(self, tokenizer: Tokenizer, scratch: Path) -> None:
         tokenizer.save(scratch / "tokenizer.json")
-        os.replace(scratch / "tokenizer.json", self._file_of(self.tokenizer))
-        return tokenizer
+        os.replace(scratch / "tokenizer.json", self._tokenizer_file)
 
-    def _file_of(self, recipe: TokenizerRecipe) -> Path:
-        made_from = digest(_FORMAT_VERSION, self.identity, recipe.identity(), self.vocab_size)
-        return self.cache / f"{made_from}.tokenizer.json"
+    def keep(self, scratch: Path, tokenizer: Tokenizer, description: dict[str, Any]) -> Path:
+        directory = self._directory_of(tokenizer)
+        if directory.exists():
+            shutil.rmtree(directory)  # it was there, and did not open
+        scratch.rename(directory)
+        return directory
+
+    @property
+    def _tokenizer_file(self) -> Path:
+        return self.root / f"{self.wanted.recipe_identity}.tokenizer.json"
 
     def _directory_of(self, tokenizer: Tokenizer) -> Path:
-        # keyed by the tokenizer itself: a checkpoint's finds what its training prepared
-        return self.cache / digest(_FORMAT_VERSION, self.identity, tokenizer.fingerprint)
-
-    def _refuse_changed(self) -> None:
-        if self.corpus.identity() != self.identity:
-            raise DataError("The corpus changed while it was read; nothing was kept. Start again when it is complete.")
+        return self.root / self.wanted.tokens_identity(tokenizer)
 
 
-def _train(recipe: TokenizerRecipe, corpus: Corpus, vocab_size: int) -> Tokenizer:
-    reading = corpus.for_training()
-    with ExitStack() as until_made:
-
-        def texts() -> Iterator[str]:
-            seen: set[str] = set()
-            for assigned in _with_progress(reading.documents(), "Reading", reading.n_bytes()):
-                seen.add(assigned.split)
-                if assigned.split == "train":
-                    yield from pieces(assigned.document.text)
-            _refuse_empty(seen)
-            # from here on the library works alone; its own bars would draw over the one above
-            until_made.enter_context(_bar(f"Training a tokenizer of {vocab_size} tokens", None, bar_format="{desc} …"))
-
-        return recipe.make(texts(), vocab_size)
-
-
-def _encode(corpus: Corpus, tokenizer: Tokenizer, scratch: Path) -> dict[str, Any]:
-    """Write each split's store; return their sizes and the fingerprint of what went in."""
-    hashed = hashlib.blake2b(tokenizer.fingerprint.encode(), digest_size=16)
-    n_bytes: dict[str, int] = {}
-    with ExitStack() as stack:
-        writers: dict[str, TokenStoreWriter] = {}
-        for assigned in _encoded(corpus, tokenizer, writers, scratch, stack):
-            hashed.update(assigned.split.encode() + assigned.digest)
-            n_bytes[assigned.split] = n_bytes.get(assigned.split, 0) + assigned.n_bytes
-    _refuse_empty(writers.keys())
-    sizes = {
-        split: {"documents": writer.n_documents, "tokens": writer.n_tokens, "bytes": n_bytes[split]}
-        for split, writer in sorted(writers.items(), key=lambda item: SPLITS.index(item[0]))
-    }
-    return {"splits": sizes, "fingerprint": hashed.hexdigest()}
-
-
-def _encoded(
-    corpus: Corpus, tokenizer: Tokenizer, writers: dict[str, TokenStoreWriter], scratch: Path, stack: ExitStack
-) -> Iterator[Assigned]:
-    """Store documents as sos, tokens, eos, and pass them on; texts are encoded side by side, some MB at once."""
-    waiting: list[tuple[TokenStoreWriter, str, bool]] = []  # piece of a document, and whether it is the last
-    n_waiting = 0
-    for assigned in _with_progress(corpus.documents(), "Encoding", corpus.n_bytes()):
-        writer = writers.get(assigned.split)
-        if writer is None:
-            new = TokenStoreWriter(scratch / assigned.split, len(tokenizer))
-            writer = writers[assigned.split] = stack.enter_context(new)
-        previous: str | None = None
-        for piece in tokenizer.pieces(assigned.document.text):
-            if previous is not None:
-                waiting.append((writer, previous, False))
-            previous = piece
-            n_waiting += len(piece)
-            if n_waiting >= _CHARACTERS_AT_ONCE:
-                _write(waiting, tokenizer)
-                n_waiting = 0
-        waiting.append((writer, previous or "", True))
-        yield assigned
-    _write(waiting, tokenizer)
-
-
-def _write(waiting: list[tuple[TokenStoreWriter, str, bool]], tokenizer: Tokenizer) -> None:
-    encoded = tokenizer.encode_batch([text for _, text, _ in waiting])
-    for (writer, _, is_last), ids in zip(waiting, encoded, strict=True):
-        if not writer.in_document:
-            writer.write([tokenizer.sos_id])
-        writer.write(ids)
-        if is_last:
-            writer.write([tokenizer.eos_id])
-            writer.end_document()
-    waiting.clear()
-
-
-def _refuse_empty(splits: Collection[str]) -> None:
-    if not splits:
-        raise DataError("The corpus is empty: its source gives no document with text. Check data.source.")
-    if "train" not in splits:
-        raise DataError("The train split is empty: no document fell into it. Add documents, or enlarge its share.")
-
-
-def _with_progress(documents: Iterator[Assigned], title: str, n_bytes: int | None) -> Iterator[Assigned]:
-    with _bar(title, n_bytes) as bar:
-        for assigned in documents:
-            yield assigned
-            bar.update(assigned.n_bytes)
-
-
-def _bar(title: str, n_bytes: int | None, bar_format: str | None = None) -> Any:
-    forced = os.environ.get("XLAB_PROGRESS")
-    # disable=None: bars are drawn on a terminal, and keep out of logs
-    disable = None if forced is None else forced == "0"
-    return tqdm(
-        total=n_bytes, desc=title, unit="B", unit_scale=True, leave=False, disable=disable, bar_format=bar_format
-    )
+def _settings_of(meta: Meta, tokenizer: Tokenizer) -> dict[str, Any]:
+    return {"max_meta_len": meta.max_meta_len, "drop": meta.drop, "separator_id": tokenizer.sep_id}

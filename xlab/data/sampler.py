@@ -47,7 +47,9 @@ class TrainBatchSampler:
     """Batches of window indices in an order that only seed and epoch decide.
 
     The epoch's micro-batch m is places [m·B·W, (m + 1)·B·W) of the permuted order for all W ranks together, and each
-    rank takes its B of them: any W with the same B·W sees the same micro-batches. An incomplete last one is dropped.
+    rank takes its B of them: any W with the same B·W sees the same micro-batches. An epoch holds whole optimiser steps
+    of A·B·W places, so that any W, B and A with the same product see the same steps; what is left over is dropped. Only
+    an epoch shorter than a step has as many micro-batches as there are.
 
     Args:
         n_windows: Windows in the split.
@@ -55,12 +57,22 @@ class TrainBatchSampler:
         rank: This process.
         world_size: W.
         seed: The seed of the order.
+        accumulated: A, the micro-batches of an optimiser step.
 
     Raises:
         DataError: when there are fewer windows than B·W.
     """
 
-    def __init__(self, n_windows: int, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        n_windows: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        accumulated: int = 1,
+    ) -> None:
         _check(batch_size, rank, world_size)
         if n_windows < batch_size * world_size:
             raise DataError(
@@ -73,12 +85,14 @@ class TrainBatchSampler:
         self._rank = rank
         self._world_size = world_size
         self._seed = seed
+        self._accumulated = accumulated
         self._epoch = 0
         self._start = (0, 0)
 
     def __len__(self) -> int:
         """Return the batches of a whole epoch, wherever it is resumed."""
-        return self._n_windows // (self._batch_size * self._world_size)
+        whole = self._n_windows // (self._batch_size * self._world_size)
+        return whole // self._accumulated * self._accumulated or whole
 
     @property
     def sampler(self) -> "TrainBatchSampler":

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from xlab.data.digest import digest
@@ -60,20 +61,30 @@ class Corpus:
         own = {name: source.identity() for name, source in sorted(self.split_sources.items())}
         return digest(None if self.source is None else self.source.identity(), self._divided(), own)
 
-    def documents(self) -> Iterator[Assigned]:
-        """Stream every document that is in a split."""
+    def documents(self, part: tuple[int, int] | None = None) -> Iterator[Assigned]:
+        """Stream every document that is in a split.
+
+        Args:
+            part: (i, n): only every n-th document of each source, from the i-th on. All are read, but the others
+                are neither hashed nor divided.
+        """
         divided = self._divided()
         if self.source is not None and any(divided.values()):
-            for document in self.source.documents():
+            for document in _part(self.source, part):
                 n_bytes, digested = _digest(document)
                 split = _place(digested, divided)
                 if split is not None:
                     yield Assigned(document, split, n_bytes, digested)
         for name in SPLITS:
             if name in self.split_sources:
-                for document in self.split_sources[name].documents():
+                for document in _part(self.split_sources[name], part):
                     n_bytes, digested = _digest(document)
                     yield Assigned(document, name, n_bytes, digested)
+
+    def splits(self) -> list[str]:
+        """Name the splits that may get documents."""
+        divided = self._divided()
+        return [name for name in SPLITS if name in self.split_sources or (self.source is not None and divided[name])]
 
     def for_training(self) -> "Corpus":
         """Return the part of the corpus to read for the documents of train, which fall into train there too."""
@@ -95,6 +106,11 @@ class Corpus:
         shares = {name: self.shares.get(name, 0.0) for name in SPLITS if name not in self.split_sources}
         kept, total = sum(shares.values()), sum(self.shares.values())
         return {name: share * total / kept if kept else 0.0 for name, share in shares.items()}
+
+
+def _part(source: Source, part: tuple[int, int] | None) -> Iterator[Document]:
+    documents = source.documents()
+    return documents if part is None else islice(documents, part[0], None, part[1])
 
 
 def _digest(document: Document) -> tuple[int, bytes]:

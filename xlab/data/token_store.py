@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from xlab.data.digest import digest
+from xlab.data.token_reader import TokenReader, Tokens
 from xlab.errors import DataError
-
-Tokens = NDArray[Any]
 
 _MAGIC = b"MMIDIDX\x00\x00"
 _HEADER = struct.Struct("<9sQBQQ")
@@ -28,6 +28,8 @@ _DTYPES: dict[int, type[np.generic]] = {
     1: np.uint8, 2: np.int8, 3: np.int16, 4: np.int32, 5: np.int64, 6: np.float64, 7: np.float32, 8: np.uint16,
 }  # fmt: skip
 _SIZES_AT_ONCE = 1 << 20
+_BIG_ENDIAN_VERSION = int.from_bytes(_VERSION.to_bytes(8, "big"), "little")
+_AGAIN = "make the store again."
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -131,10 +133,11 @@ class TokenStoreWriter:
         return Path(f"{self._prefix}.{suffix}.part")
 
 
-class TokenStore:
+class TokenStore(TokenReader):
     """Documents of tokens, memory-mapped: opening costs the same for a kilobyte and a terabyte.
 
-    It pickles as its path, so every loader worker maps the files for itself.
+    It pickles as its path, so every loader worker maps the files for itself. Opening looks at both ends of the index
+    only; ``verify`` looks at all of it.
 
     Args:
         prefix: What PREFIX.bin and PREFIX.idx are called, without the endings.
@@ -157,7 +160,7 @@ class TokenStore:
         expected = int(self._offsets[-1]) + int(self._sizes[-1]) * self.dtype.itemsize if self._n_sequences else 0
         if stored != expected:
             raise DataError(f"{data} is {stored} bytes, but {index.name} tells of {expected}; make it again.")
-        if self._n_sequences and int(self._starts[-1]) != self._n_sequences:
+        if int(self._starts[-1]) != self._n_sequences:
             raise DataError(f"{index} ends its documents at {self._starts[-1]} of {self._n_sequences}; make it again.")
         self.n_tokens = stored // self.dtype.itemsize
 
@@ -174,8 +177,74 @@ class TokenStore:
         return self.tokens[start : self._offset_in_tokens(last)]
 
     def slice(self, start: int, stop: int) -> Tokens:
-        """Return the stream's tokens from ``start`` to before ``stop``."""
         return self.tokens[start:stop]
+
+    def gather(self, positions: ArrayLike) -> NDArray[np.int64]:
+        found: NDArray[np.int64] = np.asarray(self.tokens)[np.asarray(positions)].astype(np.int64)
+        return found
+
+    def starts(self, documents: ArrayLike) -> NDArray[np.int64]:
+        sequences = np.asarray(self._starts[np.asarray(documents, dtype=np.int64)])
+        is_inside = sequences < self._n_sequences
+        if not self._n_sequences:
+            return np.zeros_like(sequences)
+        # clipped: a number that points nowhere is found below, where all are looked at
+        offsets = np.asarray(self._offsets[sequences.clip(0, self._n_sequences - 1)])
+        found: NDArray[np.int64] = np.where(is_inside, offsets // self.dtype.itemsize, self.n_tokens)
+        wrong = (sequences < 0) | (sequences > self._n_sequences) | (found < 0) | (found > self.n_tokens)
+        if wrong.any():
+            document = np.broadcast_to(documents, wrong.shape)[wrong].flat[0]
+            raise DataError(f"{self.prefix}.idx puts document {document} outside {self.prefix}.bin; {_AGAIN}")
+        return found
+
+    def identity(self) -> str:
+        files = [Path(f"{self.prefix}.{suffix}").resolve() for suffix in ("idx", "bin")]
+        return digest(*((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+    def verify(self, vocab_size: int | None = None) -> None:
+        expected = 0
+        for first in range(0, self._n_sequences, _SIZES_AT_ONCE):
+            sizes = np.asarray(self._sizes[first : first + _SIZES_AT_ONCE]).astype(np.int64)
+            offsets = np.asarray(self._offsets[first : first + _SIZES_AT_ONCE])
+            ends = expected + np.cumsum(sizes) * self.dtype.itemsize
+            wrong = (sizes < 0) | (offsets != np.concatenate([[expected], ends[:-1]]))
+            if wrong.any():
+                i = int(np.flatnonzero(wrong)[0])
+                raise DataError(
+                    f"{self.prefix}.idx puts sequence {first + i}, of {sizes[i]} tokens, at byte {offsets[i]}, where "
+                    f"the one before ends at {ends[i - 1] if i else expected}; {_AGAIN}"
+                )
+            expected = int(ends[-1])
+        self._verify_documents()
+        if vocab_size is not None:
+            self._verify_tokens(vocab_size)
+
+    def _verify_documents(self) -> None:
+        previous = 0
+        for first in range(0, self._n_documents + 1, _SIZES_AT_ONCE):
+            starts = np.asarray(self._starts[first : first + _SIZES_AT_ONCE])
+            wrong = (np.diff(starts, prepend=previous) < 0) | (starts > self._n_sequences)
+            if first == 0:
+                wrong[0] |= starts[0] != 0
+            if wrong.any():
+                i = int(np.flatnonzero(wrong)[0])
+                raise DataError(
+                    f"{self.prefix}.idx lets document {first + i} begin with sequence {starts[i]}, which is out of "
+                    f"order or not there; {_AGAIN}"
+                )
+            previous = int(starts[-1])
+
+    def _verify_tokens(self, vocab_size: int) -> None:
+        for first in range(0, self.n_tokens, _SIZES_AT_ONCE):
+            tokens = np.asarray(self.tokens[first : first + _SIZES_AT_ONCE]).astype(np.int64)
+            wrong = (tokens < 0) | (tokens >= vocab_size)
+            if wrong.any():
+                place = first + int(np.flatnonzero(wrong)[0])
+                raise DataError(
+                    f"{self.prefix}.bin holds token {tokens[place - first]} at place {place}, in document "
+                    f"{int(self.document_of(place))}, but the vocabulary has {vocab_size}; the store was made with "
+                    "another tokenizer."
+                )
 
     @cached_property
     def tokens(self) -> Tokens:
@@ -216,6 +285,10 @@ def _read_header(index: Path) -> tuple[np.dtype[Any], int, int]:
     if len(header) < _HEADER.size:
         raise DataError(f"{index} is cut off in its header, after {len(header)} bytes; make it again.")
     _, version, code, n_sequences, n_indices = _HEADER.unpack(header)
+    if version == _BIG_ENDIAN_VERSION:
+        raise DataError(
+            f"{index} is big-endian, and XLab reads little-endian stores; make it again on a machine such as this one."
+        )
     if version != _VERSION:
         raise DataError(f"{index} has version {version} of Megatron's format; version {_VERSION} can be read.")
     dtype = np.dtype(_DTYPES.get(code, np.void))

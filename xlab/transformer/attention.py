@@ -19,19 +19,14 @@ class Context:
 
     Attributes:
         mask: what ``scaled_dot_product_attention`` should add, (1 or B, H, T, S), or see, bool, (T, S) or (B, 1, T, S);
-            None when ``is_causal`` says it all.
+            None when ``is_causal`` says it all, or when ``placement.mix`` knows what more there is to mask.
         is_causal: whether to mask the future; False when ``mask`` does it, or when a single token sees everything.
     """
 
     def __init__(self, position: Position, placement: Placement) -> None:
         self.position = position
         self.placement = placement
-        bias = position.bias(placement.positions, placement.key_positions)
-        if bias is not None:
-            self.mask: Tensor | None = bias.masked_fill(~placement.visible(), float("-inf"))
-        else:
-            self.mask = None if placement.is_plain else placement.visible()
-        self.is_causal = self.mask is None and placement.positions.size(-1) > 1
+        self.mask, self.is_causal = placement.masking(position)
 
     def rotate(self, x: Tensor) -> Tensor:
         """Turn queries, keys, or both side by side among the heads, (B, H, T, Dh), to their places."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from xlab.errors import ConfigError, GenerationError
 from xlab.transformer.attention import Attention, Context, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
+from xlab.transformer.documents import place_documents
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
 from xlab.transformer.kv_cache import KVCache, Placement
 from xlab.transformer.norms import Norm, RMSNorm
@@ -90,18 +91,20 @@ class Decoder(nn.Module):
         """The vocabulary projection's weight, (V, D): logits are ``F.linear(decoder.hidden(ids), unembedding)``."""
         return self.embedding.weight if self.output is None else self.output.weight
 
-    def hidden(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """The states that the vocabulary projection reads.
 
         Args:
             ids: (B, T), int64; with a cache, the tokens that follow those it holds.
             cache: of ``make_cache``; it takes in the tokens.
+            documents: (B, T) numbers that differ where one document ends and the next begins; each is then as if it
+                were alone. Without them a row is one text. Not with a cache.
 
         Returns:
             (B, T, D), normalised.
 
         Raises:
-            ConfigError: when a row grows longer than ``max_len``.
+            ConfigError: when a row grows longer than ``max_len``, or there are both a cache and documents.
             GenerationError: when the cache is full, or has another number of rows.
         """
         n_rows, n_tokens = ids.shape
@@ -110,6 +113,10 @@ class Decoder(nn.Module):
         length = n_tokens if cache is None else cache.longest + n_tokens
         if length > self.max_len:
             raise ConfigError(f"a sequence of {length} tokens is longer than the model's max_len, {self.max_len}")
+        if documents is not None:
+            if cache is not None:
+                raise ConfigError("packed documents are read at once; give no KV cache beside them")
+            return self.hidden_at(ids, place_documents(documents))
         placement = Placement(n_tokens, ids.device) if cache is None else cache.place(n_tokens)
         hidden = self.hidden_at(ids, placement)
         if cache is not None:
@@ -125,9 +132,9 @@ class Decoder(nn.Module):
         normalised: Tensor = self.norm(x)
         return normalised
 
-    def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
+    def forward(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """Logits of the token after each, (B, T, V); see ``hidden``."""
-        return self.logits(self.hidden(ids, cache))
+        return self.logits(self.hidden(ids, cache, documents))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What ``hidden`` gives, (..., D), as logits (..., V)."""

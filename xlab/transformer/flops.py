@@ -3,6 +3,8 @@
 Letters: T positions, N weights of matrix products, L layers, H heads, Dh their width.
 """
 
+from typing import Any
+
 from torch import nn
 
 from xlab.transformer.decoder import Decoder
@@ -22,6 +24,6 @@ def flops_per_token(decoder: Decoder, seq_len: int) -> int:
     weights = sum(module.weight.numel() for module in decoder.modules() if isinstance(module, nn.Linear))
     if decoder.output is None:
         weights += decoder.unembedding.numel()
-    attentions = (block.attention for block in decoder.blocks)
-    width = sum(int(attention.n_heads) * int(attention.head_dim) for attention in attentions)
+    attentions: list[Any] = [block.attention for block in decoder.blocks]
+    width = sum(attention.n_heads * attention.head_dim for attention in attentions)
     return 6 * weights + 12 * width * seq_len

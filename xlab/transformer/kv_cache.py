@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from xlab.errors import ConfigError, GenerationError
+from xlab.transformer.positions import Position
 
 
 class Placement:
@@ -48,6 +49,14 @@ class Placement:
         """Which keys each token may see: its own and those before it, (T, S) or (B, 1, T, S)."""
         seen = self.key_positions <= self.positions.unsqueeze(-1)
         return seen.unsqueeze(1) if seen.dim() == 3 else seen
+
+    def masking(self, position: Position) -> tuple[Tensor | None, bool]:
+        """What ``mix`` is to be given as ``attn_mask``, and as ``is_causal``; see ``Context``."""
+        bias = position.bias(self.positions, self.key_positions)
+        if bias is not None:
+            return bias.masked_fill(~self.visible(), float("-inf")), False
+        mask = None if self.is_plain else self.visible()
+        return mask, mask is None and self.positions.size(-1) > 1
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh)."""

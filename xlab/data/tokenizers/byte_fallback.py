@@ -11,7 +11,13 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from xlab.data.digest import digest
 from xlab.data.tokenizers import pre_tokenization
-from xlab.data.tokenizers.byte_level import of_size, trained_size
+from xlab.data.tokenizers.byte_level import (
+    MAX_CHARACTERS,
+    check_max_characters,
+    first_characters,
+    of_size,
+    trained_size,
+)
 from xlab.data.tokenizers.recipe import TokenizerRecipe
 from xlab.data.tokenizers.special_tokens import SPECIALS
 from xlab.data.tokenizers.tokenizer import Tokenizer, settle_parallelism
@@ -33,7 +39,11 @@ class ByteFallbackBPE(TokenizerRecipe):
         digits: How many digits stay together at most; None leaves that to the pattern.
         character_coverage: The share of the text whose characters get tokens of their own, the commonest first; it is
             counted on the first 16 million characters.
+        max_characters: How much of the training documents is read, from the first on. Every word that is met is kept
+            until the end of training: half a gigabyte of text takes about as much memory.
     """
+
+    is_trained = True
 
     def __init__(
         self,
@@ -41,23 +51,27 @@ class ByteFallbackBPE(TokenizerRecipe):
         pattern: str = "gpt2",
         digits: int | None = None,
         character_coverage: float = 0.9995,
+        max_characters: int = MAX_CHARACTERS,
     ) -> None:
         if min_frequency < 1:
             raise ConfigError(f"min_frequency must be at least 1, got {min_frequency}.")
         if not 0 <= character_coverage <= 1:
             raise ConfigError(f"character_coverage must be from 0 to 1, got {character_coverage}.")
         pre_tokenization.check(pattern, digits)
+        check_max_characters(max_characters)
         self._min_frequency = min_frequency
         self._pattern = pattern
         self._digits = digits
         self._character_coverage = character_coverage
+        self._max_characters = max_characters
 
     def vocab_size_of(self, asked: int | None) -> int:
         return trained_size(type(self).__name__, asked)
 
     def make(self, texts: Iterator[str], vocab_size: int) -> Tokenizer:
         settle_parallelism()
-        sample = list(_first(texts, _SAMPLE))
+        texts = first_characters(texts, self._max_characters)
+        sample = list(first_characters(texts, _SAMPLE))
         n_free = self.vocab_size_of(vocab_size) - len(SPECIALS) - len(_BYTES)
         characters = _commonest(sample, self._character_coverage)[:n_free]
         cuts = pre_tokenizers.Sequence(pre_tokenization.splits(self._pattern, self._digits))
@@ -85,15 +99,8 @@ class ByteFallbackBPE(TokenizerRecipe):
         return of_size(Tokenizer(backend), vocab_size)
 
     def identity(self) -> str:
-        return digest("ByteFallbackBPE", 1, self._min_frequency, self._pattern, self._digits, self._character_coverage)
-
-
-def _first(texts: Iterator[str], n_characters: int) -> Iterator[str]:
-    for text in texts:
-        yield text
-        n_characters -= len(text)
-        if n_characters <= 0:
-            return
+        settings = [self._min_frequency, self._pattern, self._digits, self._character_coverage, self._max_characters]
+        return digest("ByteFallbackBPE", 2, *settings)
 
 
 def _commonest(texts: list[str], coverage: float) -> list[str]:

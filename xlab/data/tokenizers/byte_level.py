@@ -12,6 +12,7 @@ from xlab.data.tokenizers.special_tokens import SPECIALS
 from xlab.data.tokenizers.tokenizer import Tokenizer, settle_parallelism
 from xlab.errors import ConfigError, DataError
 
+MAX_CHARACTERS = 500_000_000
 _SMALLEST_VOCABULARY = 256 + len(SPECIALS)
 
 
@@ -24,15 +25,27 @@ class ByteLevelBPE(TokenizerRecipe):
         min_frequency: How often a pair must occur to be merged.
         pattern: Where text is cut before pairs are merged: gpt2, cl100k, o200k, or a regular expression of your own.
         digits: How many digits stay together at most; None leaves that to the pattern.
+        max_characters: How much of the training documents is read, from the first on. Every word that is met is kept
+            until the end of training: half a gigabyte of text takes about as much memory.
     """
 
-    def __init__(self, min_frequency: int = 2, pattern: str = "gpt2", digits: int | None = None) -> None:
+    is_trained = True
+
+    def __init__(
+        self,
+        min_frequency: int = 2,
+        pattern: str = "gpt2",
+        digits: int | None = None,
+        max_characters: int = MAX_CHARACTERS,
+    ) -> None:
         if min_frequency < 1:
             raise ConfigError(f"min_frequency must be at least 1, got {min_frequency}.")
         pre_tokenization.check(pattern, digits)
+        check_max_characters(max_characters)
         self._min_frequency = min_frequency
         self._pattern = pattern
         self._digits = digits
+        self._max_characters = max_characters
 
     def vocab_size_of(self, asked: int | None) -> int:
         return trained_size(type(self).__name__, asked)
@@ -49,11 +62,11 @@ class ByteLevelBPE(TokenizerRecipe):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(texts, trainer)
+        backend.train_from_iterator(first_characters(texts, self._max_characters), trainer)
         return of_size(Tokenizer(backend), vocab_size)
 
     def identity(self) -> str:
-        return digest("ByteLevelBPE", 2, self._min_frequency, self._pattern, self._digits)
+        return digest("ByteLevelBPE", 3, self._min_frequency, self._pattern, self._digits, self._max_characters)
 
 
 def byte_level(pattern: str, digits: int | None = None) -> pre_tokenizers.PreTokenizer:
@@ -62,6 +75,25 @@ def byte_level(pattern: str, digits: int | None = None) -> pre_tokenizers.PreTok
         return pre_tokenizers.ByteLevel(add_prefix_space=False)  # which has that pattern built in
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     return pre_tokenizers.Sequence([*pre_tokenization.splits(pattern, digits), letters])
+
+
+def check_max_characters(max_characters: int) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        ConfigError: for less than one character.
+    """
+    if max_characters < 1:
+        raise ConfigError(f"max_characters must be at least 1, got {max_characters}.")
+
+
+def first_characters(texts: Iterator[str], n_characters: int) -> Iterator[str]:
+    """Pass texts on, whole ones, until there are so many characters."""
+    for text in texts:
+        yield text
+        n_characters -= len(text)
+        if n_characters <= 0:
+            return
 
 
 def trained_size(recipe: str, asked: int | None) -> int:

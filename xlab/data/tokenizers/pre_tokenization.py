@@ -28,7 +28,7 @@ PATTERNS = {
 
 
 # A pattern of one's own may keep together what spells a special token, or a byte's token; it must not become that.
-_SPELT = r"<(?=\|(?:sos|eos|pad)\|>|0x[0-9A-F]{2}>)"
+_SPELT = r"<(?=\|(?:sos|eos|pad|sep)\|>|0x[0-9A-F]{2}>)"
 
 
 def check(pattern: str, digits: int | None) -> None:

@@ -9,6 +9,7 @@ import tokenizers
 from xlab.errors import DataError
 
 SOS, EOS, PAD = "<|sos|>", "<|eos|>", "<|pad|>"
+SEP = "<|sep|>"  # between a document's meta and its text; only where meta are used
 SPECIALS = [PAD, SOS, EOS]  # ids 0, 1, 2 of a vocabulary that is trained here
 
 # what others call them, the likeliest first

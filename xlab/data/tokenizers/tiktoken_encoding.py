@@ -45,6 +45,9 @@ class TiktokenEncoding(ReadyTokenizer):
     def identity(self) -> str:
         return digest("TiktokenEncoding", 1, self._name, importlib.metadata.version("tiktoken"))
 
+    def has_separator(self) -> bool:
+        return False  # known without fetching it
+
     def read(self) -> tuple[tokenizers.Tokenizer, dict[str, str | None]]:
         definition = _definition(self._name)
         ranks: dict[bytes, int] = definition["mergeable_ranks"]

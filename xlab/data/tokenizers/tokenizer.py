@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from xlab.data.digest import digest
 from xlab.data.text_pieces import pieces
-from xlab.data.tokenizers.special_tokens import choose, with_roles, written_roles
+from xlab.data.tokenizers.special_tokens import SEP, choose, with_roles, written_roles
 from xlab.data.tokenizers.token_bytes import bytes_by_id, leading_spaces_dropped
 from xlab.errors import DataError
 
@@ -26,7 +26,7 @@ class HasToList(Protocol):
 
 
 class Tokenizer:
-    """A vocabulary with a start (sos), an end (eos) and a padding token.
+    """A vocabulary with a start (sos), an end (eos) and a padding token, and perhaps a separator (sep) behind meta.
 
     ``encode`` never adds a special token, and text that spells one is text: only the data pipeline marks documents.
 
@@ -65,6 +65,8 @@ class Tokenizer:
         if len(set(ids)) < len(ids):
             raise DataError("The vocabulary gives two tokens one id; number its tokens from 0 without leaving any out.")
         self.sos_id, self.eos_id, self.pad_id = (self[token] for token in chosen)
+        added = backend.get_added_tokens_decoder().items()
+        self.sep_id = next((number for number, token in added if token.special and token.content == SEP), None)
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -84,6 +86,17 @@ class Tokenizer:
         """
         backend, roles = read_json(path)
         return cls(backend, **roles)
+
+    def with_separator(self) -> "Tokenizer":
+        """Return this tokenizer with ``<|sep|>``, which stands between a document's meta and its text.
+
+        Where the vocabulary lacks it, it comes last.
+        """
+        if self.sep_id is not None:
+            return self
+        backend = _backend(self._json)
+        backend.add_special_tokens([tokenizers.AddedToken(SEP, special=True, normalized=False)])
+        return Tokenizer(backend, **written_roles(self._json))
 
     def to_json(self) -> str:
         return self._json
