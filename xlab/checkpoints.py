@@ -148,9 +148,24 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> tuple[Decoder,
     Raises:
         CheckpointError: as ``read``, and if the weights do not fit the settings.
     """
-    checkpoint = read(path, map_location=device)
+    return restore(read(path, map_location=device), device)
+
+
+def restore(checkpoint: Checkpoint, device: str | torch.device = "cpu") -> tuple[Decoder, Tokenizer]:
+    """Give what ``load`` gives, of a checkpoint that was read.
+
+    Raises:
+        CheckpointError: if the weights do not fit the settings.
+    """
     decoder = restore_decoder(checkpoint).to(device)
     return decoder.eval().requires_grad_(False), restore_tokenizer(checkpoint)
+
+
+def max_meta_len(checkpoint: Checkpoint) -> int | None:
+    """Tell how many tokens of meta a model was trained with; None for one that knows no meta."""
+    settings = checkpoint.data.get("meta")
+    found = settings.get("max_meta_len") if isinstance(settings, Mapping) else None
+    return found if isinstance(found, int) else None
 
 
 def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:

@@ -29,16 +29,19 @@ POISON = 77  # a token whose mere sight makes an engine fail that was broken so
 PATIENCE = 20.0  # seconds after which a test has failed
 
 
-def write_checkpoint(folder: Path, **info: Any) -> Path:
+def write_checkpoint(folder: Path, *, meta: dict[str, Any] | None = None, **info: Any) -> Path:
     """Write the run of a model that was never trained, whose texts are long and varied."""
     torch.manual_seed(0)
-    decoder = Decoder(**SIZES)
     tokenizer = ByteLevelBPE().make(iter([TEXT]), SIZES["vocab_size"])
+    if meta is not None:
+        tokenizer = tokenizer.with_separator()
+    sizes = {**SIZES, "vocab_size": len(tokenizer)}
+    decoder = Decoder(**sizes)
     with torch.no_grad():
         decoder.embedding.weight.mul_(12)  # far from uniform
     head = checkpoints.header(
-        model=SIZES,
-        data={"source": {"class_path": "xlab.data.sources.JsonLines", "init_args": {"paths": "/secret"}}},
+        model=sizes,
+        data={"source": {"class_path": "xlab.data.sources.JsonLines", "init_args": {"paths": "/secret"}}, "meta": meta},
         tokenizer=tokenizer.to_json(),
         info={**INFO, **info},
     )

@@ -1,9 +1,12 @@
 """POST /v1/chat/completions, and the older service's route."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
-from serving_setup import Running
+from serving_setup import Running, running, write_checkpoint
+
+from xlab.data.meta import prompt_ids
 
 CHAT = "/v1/chat/completions"
 ASKED: dict[str, Any] = {"messages": [{"role": "user", "content": "the cat"}], "max_tokens": 16, "seed": 2}
@@ -84,6 +87,16 @@ class TestGeneratedTexts:
         answer = server.post("/generated_texts/", body="the", meta="a story")
         assert answer.status_code == 400
         assert answer.json()["error"]["message"] == "this model was not trained with meta; leave it out"
+
+    def test_meta_stands_before_the_body(self, tmp_path: Path) -> None:
+        with running(write_checkpoint(tmp_path, meta={"max_meta_len": 4}), max_rows=1) as server:
+            asked = {"body": "the cat", "max_number_of_generated_tokens": 9, "temperature": 0}
+            (text,) = server.post("/generated_texts/", **asked, meta="of the old king").json()["texts"]
+            ids = prompt_ids(server.tokenizer, "the cat", meta="of the old king", max_meta_len=4)
+            plain = server.complete(prompt=ids, max_tokens=9, temperature=0)["choices"][0]["text"]
+            assert text == plain
+            (without,) = server.post("/generated_texts/", **asked, meta="").json()["texts"]
+            assert without == server.complete(prompt="the cat", max_tokens=9, temperature=0)["choices"][0]["text"]
 
 
 def test_a_chat_longer_than_the_context_is_refused(server: Running) -> None:

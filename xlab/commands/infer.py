@@ -35,6 +35,7 @@ TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 @click.option("-w", "--beam-width", type=int, help=f"Beams of -b.  [default: {BEAMS}]")
 @click.option("-z", "--length-penalty", type=float, help="Exponent of the length of -b.  [default: 0]")
 @click.option("-c", "--continue-text", is_flag=True, help="Continue a text's middle: no start token before the prompt.")
+@click.option("--meta", help="What is known about the text, for models that were trained with it.")
 @click.option("--truncate", is_flag=True, help="Keep the end of a prompt that is longer than the context.")
 @click.option("--rolling", is_flag=True, help="Go on past the context's end, seeing the last tokens.")
 @click.option("--chat", is_flag=True, help="Write on together, turn by turn; /help tells more.")
@@ -90,6 +91,8 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
             raise GenerationError(f"{_option(name)} has no meaning in a beam search; leave -b out")
     if options["regex"] is not None and options["json_schema"] is not None:
         raise GenerationError("--regex and --json-schema are two grammars; give one of them")
+    if options["meta"] is not None and options["continue_text"]:
+        raise GenerationError("--meta stands at a text's beginning, and -c continues its middle; leave one out")
     if options["logprobs"] is not None and not options["as_json"]:
         raise GenerationError("--logprobs belongs to the JSON lines; add --json")
     _refuse_guesses(options)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from xlab import checkpoints
 from xlab.commands.chat import chat
 from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE, in_options
+from xlab.data.meta import prompt_ids
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError, GenerationError
 from xlab.inference import BeamSettings, DraftModel, Engine, Handle, PromptLookup, Request, Result, TokenLogprob
@@ -45,7 +46,11 @@ def write(checkpoint: str, options: Options) -> None:
 def _write(checkpoint: str, options: Options) -> None:
     for module in options["allow_module"]:
         checkpoints.allow_module(module)
-    decoder, tokenizer = checkpoints.load(checkpoint, device_of(options["device"]))
+    device = device_of(options["device"])
+    read = checkpoints.read(checkpoint, map_location=device)
+    decoder, tokenizer = checkpoints.restore(read, device)
+    if options["meta"] is not None:
+        options = options | {"max_meta_len": known_meta_len(read)}
     # one prompt alone is taken as it is; a file has one in each line
     prompts = [options["prompt"] or ""] if options["prompts"] is None else read_prompts(options["prompts"])
     requests = [request_of(prompt, tokenizer, options) for prompt in prompts if not options["chat"]]
@@ -117,11 +122,28 @@ def _submitted(engine: Engine, request: Request) -> Handle | GenerationError:
         return error
 
 
+def known_meta_len(checkpoint: checkpoints.Checkpoint) -> int:
+    """Tell how many tokens of meta a model was trained with.
+
+    Raises:
+        GenerationError: for one that knows no meta.
+    """
+    found = checkpoints.max_meta_len(checkpoint)
+    if found is None:
+        raise GenerationError(
+            "--meta is for models that were trained with data.meta, and this one was not; leave it out"
+        )
+    return found
+
+
 def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
     """Put a prompt and infer.py's options into the engine's words."""
     if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
         raise GenerationError("the prompt is not UTF-8; check your terminal's encoding")
-    ids = ([] if options["continue_text"] else [tokenizer.sos_id]) + tokenizer.encode(prompt)
+    if options["continue_text"]:
+        ids = tokenizer.encode(prompt)
+    else:
+        ids = prompt_ids(tokenizer, prompt, meta=options["meta"], max_meta_len=options.get("max_meta_len"))
     if not ids:
         raise GenerationError("an empty prompt has nothing to continue; write some text, or leave out -c")
     how: Options = {
@@ -129,7 +151,7 @@ def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
         "min_new_tokens": options["min_tokens"],
         "n": options["runs"],
         "eos_ids": [tokenizer.eos_id],
-        "banned_ids": [tokenizer.sos_id, tokenizer.pad_id],  # a text never holds a second start, nor padding
+        "banned_ids": tokenizer.marker_ids,
         "logprobs": options["logprobs"],
         "stop": options["stop"],
     }

@@ -29,6 +29,7 @@ class Served:
         max_len: the longest context, in tokens.
         facts: what the checkpoint tells of itself, for the card.
         chat_template: the checkpoint's own, as Jinja text.
+        max_meta_len: tokens of meta that it was trained with; None for a model that knows no meta.
     """
 
     name: str
@@ -37,11 +38,12 @@ class Served:
     max_len: int
     facts: dict[str, Any]
     chat_template: str | None = None
+    max_meta_len: int | None = None
 
     @cached_property
     def banned_ids(self) -> list[int]:
-        """What a text never holds: a second start, padding, and ids that the tokenizer has no text for."""
-        return [self.tokenizer.sos_id, self.tokenizer.pad_id, *range(len(self.tokenizer), self.vocab_size)]
+        """What a text never holds: markers of documents, and ids that the tokenizer has no text for."""
+        return [*self.tokenizer.marker_ids, *range(len(self.tokenizer), self.vocab_size)]
 
     @cached_property
     def special_ids(self) -> list[int]:
@@ -111,6 +113,7 @@ def served(checkpoint: Checkpoint, decoder: Decoder, *, name: str | None, precis
         decoder.max_len,
         facts,
         chat_template=template if isinstance(template, str) else None,
+        max_meta_len=checkpoints.max_meta_len(checkpoint),
     )
 
 

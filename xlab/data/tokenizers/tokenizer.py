@@ -87,6 +87,11 @@ class Tokenizer:
         backend, roles = read_json(path)
         return cls(backend, **roles)
 
+    @property
+    def marker_ids(self) -> list[int]:
+        """What marks a document's beginning and padding, and ends its meta: a text that is written holds none."""
+        return [self.sos_id, self.pad_id, *([] if self.sep_id is None else [self.sep_id])]
+
     def with_separator(self) -> "Tokenizer":
         """Return this tokenizer with ``<|sep|>``, which stands between a document's meta and its text.
 
