@@ -25,5 +25,6 @@ def flops_per_token(decoder: Decoder, seq_len: int) -> int:
     if decoder.output is None:
         weights += decoder.unembedding.numel()
     attentions: list[Any] = [block.attention for block in decoder.blocks]
-    width = sum(attention.n_heads * attention.head_dim for attention in attentions)
-    return 6 * weights + 12 * width * seq_len
+    width: int = sum(attention.n_heads * attention.head_dim for attention in attentions)
+    total: int = 6 * weights + 12 * width * seq_len
+    return total
