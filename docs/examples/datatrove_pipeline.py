@@ -85,9 +85,10 @@ def main() -> None:
     parser.add_argument("prefix", help="what the shards are called, such as tokens/train")
     parser.add_argument("--tasks", type=int, default=4, help="shards")
     parser.add_argument("--workers", type=int, default=2, help="processes")
-    parser.add_argument("--logs", default="datatrove_logs", help="where datatrove notes which tasks are done")
+    parser.add_argument("--logs", help="where datatrove notes which tasks are done; by default PREFIX.logs")
     given = parser.parse_args()
-    run = local(given.texts, given.tokenizer, given.prefix, tasks=given.tasks, workers=given.workers, logs=given.logs)
+    logs = given.logs or f"{given.prefix}.logs"  # one for each set, or the next would find its tasks done already
+    run = local(given.texts, given.tokenizer, given.prefix, tasks=given.tasks, workers=given.workers, logs=logs)
     run.run()
     # beside the shards, train_data_prefix finds it
     shutil.copy(given.tokenizer, Path(given.prefix).parent / "tokenizer.json")
