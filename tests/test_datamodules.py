@@ -438,6 +438,15 @@ def test_another_packing_cannot_go_on(corpus: Path) -> None:
         resumed.train_dataloader()
 
 
+def test_another_seeds_order_cannot_go_on(corpus: Path) -> None:
+    saved = on_rank(ready(corpus), 0, 1, ready=2)
+    saved.train_dataloader()
+    resumed = ready(corpus, seed=7)
+    resumed.load_state_dict(saved.state_dict())
+    with pytest.raises(DataError, match=r"had data\.seed 0, this one has 7: its order cannot go on"):
+        resumed.train_dataloader()
+
+
 # --- the cache
 
 

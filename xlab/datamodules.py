@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from xlab import checkpoints, factories
 from xlab.data.meta import Meta, MetaPlaces, body_start
 from xlab.data.packing import Batch, ContiguousWindows, Layout, Packing, Windows, as_is
-from xlab.data.place import batches_until, count_anew, refuse_other_windows
+from xlab.data.place import batches_until, count_anew, refuse_another_order
 from xlab.data.prefixes import PrefixedData, tokenizer_beside
 from xlab.data.preparation import prepare
 from xlab.data.prepared import StoredSplits
@@ -266,6 +266,7 @@ class XLabDataModule(LightningDataModule):
         n_batches = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
         at_once = self._batch_size() * self._ranks()["world_size"]
         place = {"place": n_batches * at_once, "windows_per_batch": at_once, "n_windows": self._n_windows}
+        place["seed"] = self.hparams["seed"]
         return {"epoch": self.trainer.current_epoch, **place}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -303,7 +304,7 @@ class XLabDataModule(LightningDataModule):
             len(windows), self._batch_size(), **self._ranks(), seed=self.hparams["seed"], accumulated=accumulated
         )
         if self._resumed_at is not None:  # after --ckpt_path, the epoch goes on where the checkpoint was taken
-            refuse_other_windows(self._resumed_at, len(windows))
+            refuse_another_order(self._resumed_at, len(windows), self.hparams["seed"])
             # once an epoch could end amid an optimiser step, later than it does now
             batch = batches_until(self._resumed_at, self._batch_size(), self._ranks()["world_size"])
             sampler.resume(self._resumed_at["epoch"], min(batch, len(sampler)))

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED, Batch
-from xlab.errors import CheckpointError, ConfigError, TrainingError
+from xlab.errors import CheckpointError, ConfigError, DataError, TrainingError
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import decay_groups
@@ -226,6 +226,11 @@ class XLabModel(LightningModule):
     def _log_metrics(self, split: str) -> None:
         # compute() has added the ranks' sums: averaging equal figures changes nothing
         figures = {f"{split}/{name}": value for name, value in self.metrics.compute().items()}
+        if math.isnan(figures[f"{split}/loss"]):
+            raise DataError(
+                f"the {split} batches hold no token to predict; raise trainer.limit_{split}_batches or data.seq_len, "
+                "or let meta count: data.meta.in_loss"
+            )
         self.log_dict({name: value for name, value in figures.items() if not math.isnan(value)}, sync_dist=True)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[int]:
@@ -328,6 +333,8 @@ class XLabModel(LightningModule):
             "data_fingerprint": data.fingerprint,
         }
         checkpoint["moments"] = self._moments()
+        # the tokenizer itself goes along: how it was come by need not be had where it is used
+        settings = {name: value for name, value in data.hparams.items() if name != "tokenizer"}
         checkpoint["xlab"] = checkpoints.header(
-            model={**self.hparams, "init_from": None}, data=data.hparams, tokenizer=data.tokenizer.to_json(), info=info
+            model={**self.hparams, "init_from": None}, data=settings, tokenizer=data.tokenizer.to_json(), info=info
         )

@@ -79,6 +79,13 @@ def test_shards_are_made_one_by_one(data: list[str]) -> None:
     ]
 
 
+def test_what_is_prepared_is_not_prepared_again(data: list[str]) -> None:
+    assert call(*data).exit_code == 0
+    again = call(*data, "--data.train_data_prefix=datasets/corpus/1/train", "--data.vocab_size=null")
+    assert again.exit_code == 2
+    assert "data.train_data_prefix names tokens that are prepared already; leave it out" in again.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -88,6 +95,9 @@ def test_shards_are_made_one_by_one(data: list[str]) -> None:
         (["--data.vocab_size=100000"], "The training texts give a vocabulary of"),
         (["--data.source.paths=nothing.jsonl"], "No file matches 'nothing.jsonl'"),
         (["--datasets-root", "file"], "set --datasets-root"),
+        (["--data.meta.max_meta_len=0"], "data.meta.max_meta_len must be at least 1, got 0"),
+        (["--data.meta.drop=2"], "data.meta.drop must be from 0 to 1, got 2.0"),
+        (["--data.meta.drop=.nan"], "data.meta.drop must be from 0 to 1, got nan"),
     ],
 )
 def test_what_cannot_be_is_one_line(data: list[str], arguments: list[str], message: str) -> None:

@@ -176,3 +176,10 @@ def test_a_corpus_without_meta_gets_no_separator(tmp_path: Path) -> None:
     corpus = Corpus(Listed("one text", "another text"), {"train": 1.0})
     prepared = prepare(corpus, WithSeparator(ByteLevelBPE()), cache_dir=tmp_path, vocab_size=262, meta=Meta())
     assert prepared.tokenizer.sep_id not in prepared.store("train").tokens.tolist()
+
+
+def test_meta_that_no_document_has_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "c.jsonl").write_text("\n".join(json.dumps({"text": f"Text {i}."}) for i in range(20)))
+    corpus = Corpus(JsonLines(f"{tmp_path}/c.jsonl"), {"train": 1.0})
+    prepare(corpus, WithSeparator(ByteLevelBPE()), vocab_size=260, cache_dir=tmp_path / "cache", meta=Meta())
+    assert "note: data.meta is set, but no document has meta; set data.source.meta_column" in capsys.readouterr().err

@@ -168,6 +168,17 @@ def test_settings_that_cannot_be_are_refused(make: Any, says: str) -> None:
         make()
 
 
+@pytest.mark.parametrize("packing", packings(6))
+def test_a_document_may_not_begin_with_a_token_outside_the_vocabulary(tmp_path: Path, packing: Packing) -> None:
+    with TokenStoreWriter(tmp_path / "t", 100) as writer:
+        for first in (3, 3, 99, 3):
+            writer.write([first, 4, 5, 2])
+            writer.end_document()
+    windows = packing.windows(TokenStore(tmp_path / "t"), layout(tmp_path, 6))
+    with pytest.raises(DataError, match="holds token 99, but the vocabulary has 7"):
+        list(targets_by_input(windows))
+
+
 def test_a_budget_below_a_window_and_a_store_without_samples_are_refused(tmp_path: Path) -> None:
     store = write(tmp_path / "a", [[3, 4]])
     with pytest.raises(ConfigError, match=r"max_tokens is 8, less than one sample of 9 tokens; .*data\.seq_len"):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,6 +83,13 @@ class TestPrepared:
     def test_a_description_that_is_damaged_is_refused(self, prepared: PreparedData) -> None:
         (prepared.directory / "description.json").write_text('{"splits": ')
         with pytest.raises(DataError, match=r"description.json cannot be read: .*; prepare the data again"):
+            PrefixedData(prefixes(prepared), prepared.tokenizer)
+
+    @pytest.mark.parametrize("change", [{"splits": {"train": {}, "val": {}}}, {"meta": {}}, {"splits": {"train": 3}}])
+    def test_a_description_of_another_form_is_refused(self, prepared: PreparedData, change: dict[str, Any]) -> None:
+        path = prepared.directory / "description.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+        with pytest.raises(DataError, match="is not as prepare-data writes it"):
             PrefixedData(prefixes(prepared), prepared.tokenizer)
 
     def test_meta_must_be_the_same(self, corpus: Corpus, prepared: PreparedData, tmp_path: Path) -> None:

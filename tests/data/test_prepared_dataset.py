@@ -172,6 +172,18 @@ class TestShards:
         with pytest.raises(DataError, match="train-00001-of-00003 is missing from a set of 3 shards"):
             open_prepared(folder / "1")
 
+    def test_parts_that_were_damaged_get_no_number(self, lines: Path, folder: Path, tokenizer: Tokenizer) -> None:
+        self.shard(lines, folder, tokenizer, 0)
+        (damaged,) = folder.glob(".preparing/*/train-00000-of-00003.bin")
+        damaged.unlink()
+        self.shard(lines, folder, tokenizer, 1)
+        with pytest.raises(DataError, match="The parts were damaged after they had been made; make every part again"):
+            self.shard(lines, folder, tokenizer, 2)
+        assert numbers(folder) == []
+        for index in range(N):
+            prepared, missing = self.shard(lines, folder, tokenizer, index)
+        assert (prepared is not None, missing) == (True, [])
+
     def test_a_shard_that_fails_leaves_nothing(
         self, lines: Path, folder: Path, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from xlab.errors import ConfigError
+
 if TYPE_CHECKING:
     from xlab.data.meta import Meta
     from xlab.data.tokenizers import TokenizerRecipe
@@ -47,6 +49,13 @@ def data_of(settings: tuple[str, ...]) -> "XLabDataModule":
     )
     datamodule: XLabDataModule = cli.datamodule
     return datamodule
+
+
+def refuse_prefixes(datamodule: "XLabDataModule") -> None:
+    """Raise a ConfigError when the settings name tokens that are prepared already, and no corpus is read for them."""
+    if datamodule.prefixes:
+        split = next(iter(datamodule.prefixes))
+        raise ConfigError(f"data.{split}_data_prefix names tokens that are prepared already; leave it out")
 
 
 def recipe_and_meta(datamodule: "XLabDataModule") -> tuple["TokenizerRecipe", "Meta | None"]:

@@ -5,12 +5,13 @@ import difflib
 import re
 import textwrap
 from collections.abc import Iterable
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from xlab import factories
-from xlab.errors import ConfigError
+from xlab.errors import ConfigError, XLabError
 
 _UNKNOWN = (
     re.compile(r"[Uu]nrecognized arguments: --(?P<key>[\w.+-]+)"),
@@ -21,6 +22,7 @@ _UNKNOWN = (
 )
 _PARSER_KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
+_OWN_WORDS = re.compile(r"^\s*- (?P<words>data\.meta\..+)$", re.MULTILINE)
 _CLASS_TYPE = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 _CHOICES = re.compile(r"Literal\[([^\]]*)\]")
 _LINKED = re.compile(r"Linked \"(?P<target>[\w.]+)\" must be given via \"(?P<source>[\w.]+)\"")
@@ -61,6 +63,18 @@ class OneLineParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         raise ConfigError(one_line(message, self.known_keys())) from ex
+
+    def instantiate(self, *args: Any, **kwargs: Any) -> Any:
+        """Make the objects; what a setting that may be null says against its value is not lost."""
+        try:
+            return super().instantiate(*args, **kwargs)
+        except XLabError:
+            raise
+        except ValueError as error:  # of a union the parser lists what each of its types said, and raises its own
+            own = _OWN_WORDS.search(str(error))
+            if own is None:
+                raise
+            raise ConfigError(own["words"]) from error
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Give a line for each setting; LightningCLI's own help runs to 700."""

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
-from xlab.commands.data_settings import PASSED_ON, data_of, recipe_and_meta
+from xlab.commands.data_settings import PASSED_ON, data_of, recipe_and_meta, refuse_prefixes
 from xlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from xlab.data.encoding import Shard
     from xlab.data.prepared import PreparedData
     from xlab.datamodules import XLabDataModule
+
+
+_LISTED = 8  # shards
 
 
 @click.command("prepare-data", context_settings=PASSED_ON)
@@ -52,13 +55,14 @@ def prepare_data(
             checkpoints.allow_module(module)
         folder = _folder(datasets_root, name)
         datamodule = data_of(settings)
+        refuse_prefixes(datamodule)
         if shard is None:
             prepared, is_new = prepare(datamodule, folder)
         else:
             part = Shard.from_text(shard)
             whole, missing = prepare_part(datamodule, folder, part)
             if whole is None:
-                click.echo(f"shard {shard} is there; missing yet: {', '.join(f'{i}/{part.of}' for i in missing)}")
+                click.echo(f"shard {shard} is there; missing yet: {_listed(missing, part.of)}")
                 return
             prepared, is_new = whole, True
         click.echo(json.dumps(prepared.description, indent=2))
@@ -66,6 +70,12 @@ def prepare_data(
             click.echo("the same content is already there")
         click.echo(f"train with  {_how_to_train(prepared)}")
         click.echo(prepared.directory)
+
+
+def _listed(missing: list[int], n_shards: int) -> str:
+    names = [f"{index}/{n_shards}" for index in missing]
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def prepare(datamodule: "XLabDataModule", folder: Path) -> tuple["PreparedData", bool]:

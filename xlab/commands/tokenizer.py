@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
-from xlab.commands.data_settings import PASSED_ON, data_of, recipe_and_meta
+from xlab.commands.data_settings import PASSED_ON, data_of, recipe_and_meta, refuse_prefixes
 from xlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def train_tokenizer(output: str, settings: tuple[str, ...], allow_module: tuple[
             checkpoints.allow_module(module)
         path = _place(output)
         datamodule = data_of(settings)
+        refuse_prefixes(datamodule)
         tokenizer = train(datamodule)
         n_bytes, n_tokens = fertility(tokenizer, datamodule.corpus)
         write(tokenizer, path)

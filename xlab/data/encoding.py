@@ -1,7 +1,10 @@
 """Encode a corpus into token stores: a document is sos, its meta and sep where it has meta, its tokens, eos."""
 
 import hashlib
+import sys
 import re
+from array import array
+from collections import deque
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -9,15 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from xlab.data.meta import Meta, meta_ids
 from xlab.data.progress import with_progress
 from xlab.data.splits import SPLITS, Assigned, Corpus
+from xlab.data.token_reader import Tokens
 from xlab.data.token_store import TokenStoreWriter
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import ConfigError, DataError
 
 # tokens are some 100 bytes each while they are being made; and every core wants some pieces of a batch
-_CHARACTERS_AT_ONCE = 1 << 21
+_CHARACTERS_AT_ONCE = 1 << 20
+# one leaves cores idle at its end, where its last texts are encoded and its tokens become arrays: others fill them
+_BATCHES_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -69,6 +77,7 @@ def encode_corpus(
     hashed = hashlib.blake2b(tokenizer.fingerprint.encode(), digest_size=16)
     if meta is not None:
         hashed.update(meta.identity().encode())
+    has_meta = False
     with ExitStack() as stack:
         writing = _Writing(tokenizer, meta, directory, shard, stack)
         if shard is not None:
@@ -78,9 +87,13 @@ def encode_corpus(
         for assigned in with_progress(corpus.documents(part), "Encoding", corpus.n_bytes()):
             writing.add(assigned)
             hashed.update(assigned.split.encode() + assigned.digest)
+            has_meta = has_meta or bool(assigned.document.meta)
         writing.finish()
     if shard is None:
         refuse_empty(writing.stores.keys())
+        if meta is not None and not has_meta:
+            column = "set data.source.meta_column to the column that holds them, or leave data.meta out"
+            print(f"note: data.meta is set, but no document has meta; {column}", file=sys.stderr)
     splits = {split: writing.stores[split].description() for split in SPLITS if split in writing.stores}
     return {"splits": splits, "fingerprint": hashed.hexdigest()}
 
@@ -136,7 +149,6 @@ class _Store:
         self.writer = writer
         self.n_bytes = 0
         self._lengths = Lengths()
-        self._ids: list[int] = []
         self._n_written = 0
 
     def description(self) -> dict[str, Any]:
@@ -147,21 +159,14 @@ class _Store:
             "lengths": self._lengths.description(),
         }
 
-    def write(self, ids: list[int]) -> None:
-        self._ids += ids
-        if len(self._ids) >= _CHARACTERS_AT_ONCE:  # of a long document
-            self._flush()
+    def write(self, tokens: Tokens) -> None:
+        self.writer.write(tokens)
+        self._n_written += len(tokens)
 
     def end_document(self) -> None:
-        self._flush()
         self.writer.end_document()
         self._lengths.add(self._n_written)
         self._n_written = 0
-
-    def _flush(self) -> None:
-        self.writer.write(self._ids)
-        self._n_written += len(self._ids)
-        self._ids = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +183,8 @@ class _Piece:
 class _Writing:
     """The documents that wait, some MB, to be encoded side by side, and the stores they go to.
 
-    While a batch is encoded, in a thread that needs no interpreter, the next is read and the one before is written.
+    While batches are encoded, in threads that seldom need the interpreter, the next is read and the one before them is
+    written.
     """
 
     def __init__(
@@ -190,10 +196,10 @@ class _Writing:
         self._directory = directory
         self._suffix = "" if shard is None else shard.suffix
         self._stack = stack
-        self._encoder = stack.enter_context(ThreadPoolExecutor(max_workers=1))
+        self._encoders = stack.enter_context(ThreadPoolExecutor(_BATCHES_AT_ONCE))
         self._waiting: list[_Piece] = []
         self._n_waiting = 0
-        self._encoding: tuple[list[_Piece], Future[list[list[int]]]] | None = None
+        self._encoding: deque[tuple[list[_Piece], Future[list[Tokens]]]] = deque()
 
     def to(self, split: str) -> _Store:
         """Return the store of a split, which begins when it is first asked for."""
@@ -214,29 +220,36 @@ class _Writing:
     def finish(self) -> None:
         """Encode and write what waits."""
         self._encode()
-        self._write()
+        while self._encoding:
+            self._write()
 
     def _encode(self) -> None:
-        pieces = self._waiting
-        future = self._encoder.submit(self._tokenizer.encode_batch, [piece.text for piece in pieces])
-        self._write()
-        self._encoding = pieces, future
+        if len(self._encoding) == _BATCHES_AT_ONCE:
+            self._write()
+        self._encoding.append((self._waiting, self._encoders.submit(self._tokens, self._waiting)))
         self._waiting, self._n_waiting = [], 0
 
     def _write(self) -> None:
-        if self._encoding is None:
-            return
-        pieces, future = self._encoding
-        for piece, ids in zip(pieces, future.result(), strict=True):
-            if piece.is_first:
-                piece.store.write([self._tokenizer.sos_id])
-            if piece.is_meta:
-                assert self._meta is not None
-                ids = meta_ids(ids, self._tokenizer, self._meta.max_meta_len)
-            piece.store.write(ids)
+        pieces, encoded = self._encoding.popleft()
+        for piece, tokens in zip(pieces, encoded.result(), strict=True):
+            piece.store.write(tokens)
             if piece.is_last:
-                piece.store.write([self._tokenizer.eos_id])
                 piece.store.end_document()
+
+    def _tokens(self, pieces: list[_Piece]) -> list[Tokens]:
+        """Encode pieces, with what stands before and behind them; runs beside the reading and the writing."""
+        encoded = self._tokenizer.encode_batch([piece.text for piece in pieces])
+        return [self._framed(piece, ids) for piece, ids in zip(pieces, encoded, strict=True)]
+
+    def _framed(self, piece: _Piece, ids: list[int]) -> Tokens:
+        if piece.is_meta:
+            assert self._meta is not None
+            ids = meta_ids(ids, self._tokenizer, self._meta.max_meta_len)
+        framed = array("q", [self._tokenizer.sos_id] if piece.is_first else [])
+        framed.fromlist(ids)
+        if piece.is_last:
+            framed.append(self._tokenizer.eos_id)
+        return np.asarray(framed)  # copies nothing; a list, numpy would go through twice
 
     def _pieces(self, store: _Store, assigned: Assigned) -> Iterator[_Piece]:
         document, is_first = assigned.document, True

@@ -1,7 +1,7 @@
 """The place in an epoch's order that a checkpoint is taken at, for runs of any ranks, batches and accumulation.
 
 A state is plain data: ``epoch``; ``place``, the windows of it that all ranks together have seen; ``windows_per_batch``,
-those of a micro-batch on all ranks; and ``n_windows``, those of the split.
+those of a micro-batch on all ranks; ``n_windows``, those of the split; and the order's ``seed``.
 """
 
 from fractions import Fraction
@@ -34,8 +34,13 @@ def batches_until(state: State, batch_size: int, world_size: int) -> int:
     return batches
 
 
-def refuse_other_windows(state: State, n_windows: int) -> None:
-    """Raise a DataError when a state's order was over another number of windows."""
+def refuse_another_order(state: State, n_windows: int, seed: int) -> None:
+    """Raise a DataError when a state's order was of another seed, or over another number of windows."""
+    if state.get("seed", seed) != seed:
+        raise DataError(
+            f"The checkpoint's run had data.seed {state['seed']}, this one has {seed}: its order cannot go on. Leave "
+            "data.seed as it was, or start a new run from the weights with --model.init_from."
+        )
     if state.get("n_windows", n_windows) != n_windows:
         raise DataError(
             f"The checkpoint's run had {state['n_windows']} windows, these data make {n_windows}: its order cannot go "

@@ -116,6 +116,10 @@ class PrefixedData(StoredSplits):
 
     def _check_prepared(self, split: str, description: dict[str, Any], meta: Meta | None) -> None:
         prefix, store = self._prefixes[split], self._stores[split]
+        if not same_meta(description, meta):
+            stored = description.get("meta")
+            settings = "null" if stored is None else f"max_meta_len {stored['max_meta_len']} and drop {stored['drop']}"
+            raise DataError(f"{prefix} was prepared with other settings of data.meta; set it to {settings}.")
         if description.get("tokenizer") != self._tokenizer.fingerprint:
             raise DataError(
                 f"{prefix} was prepared with another tokenizer than this run's ({len(self._tokenizer)} tokens): use "
@@ -124,10 +128,6 @@ class PrefixedData(StoredSplits):
         told = description["splits"][prefix.name]
         if (len(store), store.n_tokens) != (told["documents"], told["tokens"]):
             raise DataError(f"{prefix} does not hold what {prefix.parent / 'description.json'} tells; make it again.")
-        if not same_meta(description, meta):
-            stored = description.get("meta")
-            settings = "null" if stored is None else f"max_meta_len {stored['max_meta_len']} and drop {stored['drop']}"
-            raise DataError(f"{prefix} was prepared with other settings of data.meta; set it to {settings}.")
 
     def _check_foreign(self, split: str) -> None:
         tokens = _looked_at(self._stores[split])
@@ -166,7 +166,16 @@ def _description_of(prefix: Path) -> dict[str, Any] | None:
         ) from error
     # a folder may hold others' files beside, and others' descriptions
     splits = description.get("splits")
-    return description if isinstance(splits, dict) and prefix.name in splits and "fingerprint" in description else None
+    if not isinstance(splits, dict) or prefix.name not in splits or "fingerprint" not in description:
+        return None
+    sizes, meta = splits[prefix.name], description.get("meta")
+    counts = [sizes.get(name) for name in ("documents", "tokens", "bytes")] if isinstance(sizes, dict) else [None]
+    is_meta = meta is None or (isinstance(meta, dict) and {"max_meta_len", "drop"} <= meta.keys())
+    if not all(isinstance(count, int) for count in counts) or not is_meta:
+        raise DataError(
+            f"{prefix.parent / 'description.json'} is not as prepare-data writes it; prepare the data again."
+        )
+    return description
 
 
 def _looked_at(store: TokenReader) -> np.ndarray[Any, np.dtype[np.int64]]:

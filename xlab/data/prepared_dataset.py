@@ -198,11 +198,23 @@ class _Sharded(_Numbered):
         description = _joined(parts)
         refuse_empty(description["splits"])
         self.describe(self._gathered, description)
+        self._refuse_damaged()
         directory = self.keep(self._gathered, self._tokenizer, description)
         for note in notes:
             (directory / note.name).unlink(missing_ok=True)
         shutil.rmtree(self._gathered, ignore_errors=True)  # if the same content was there already
         return open_prepared(directory)
+
+    def _refuse_damaged(self) -> None:
+        """Let the parts be made again whose files are not what their notes say, before they get a number."""
+        try:
+            open_prepared(self._gathered)
+        except DataError as error:
+            for index in range(self.shard.of):
+                self._note(index).unlink(missing_ok=True)
+            raise DataError(
+                f"{error} The parts were damaged after they had been made; make every part again."
+            ) from error
 
     def _note(self, index: int) -> Path:
         return self._gathered / f"part{Shard(index, self.shard.of).suffix}.json"

@@ -127,21 +127,22 @@ class Windows(ABC, Dataset[Batch]):
             DataError: when a token cannot be the tokenizer's.
         """
         counted = self.counted(following, candidates)
-        n_bytes = np.where(counted, self._byte_lengths(following), 0).sum(axis=1)
+        for tokens in (inputs, following):  # a document's first token is nobody's target
+            self._refuse_foreign(tokens)
+        n_bytes = np.where(counted, self.layout.byte_lengths[following], 0).sum(axis=1)
         arrays = {"inputs": inputs, "targets": np.where(counted, following, IGNORED), "n_bytes": n_bytes}
         if documents is not None:
             arrays["documents"] = documents
         return {name: torch.from_numpy(values) for name, values in arrays.items()}
 
-    def _byte_lengths(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
-        lengths = self.layout.byte_lengths
+    def _refuse_foreign(self, tokens: NDArray[np.int64]) -> None:
+        size = len(self.layout.byte_lengths)
         for wrong in (tokens.max(), tokens.min()):
-            if not 0 <= wrong < len(lengths):
+            if not 0 <= wrong < size:
                 raise DataError(
-                    f"{self.store.prefix} holds token {wrong}, but the vocabulary has {len(lengths)}; "
+                    f"{self.store.prefix} holds token {wrong}, but the vocabulary has {size}; "
                     "the store was made with another tokenizer."
                 )
-        return lengths[tokens]
 
 
 class Pieces(NamedTuple):
