@@ -1,8 +1,8 @@
 """Encode a corpus into token stores: a document is sos, its meta and sep where it has meta, its tokens, eos."""
 
 import hashlib
-import sys
 import re
+import sys
 from array import array
 from collections import deque
 from collections.abc import Collection, Iterator

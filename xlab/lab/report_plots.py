@@ -1,4 +1,4 @@
-"""Plots as inline SVG, coloured by the page's style sheet: a histogram and a curve, both over a logarithmic axis."""
+"""Plots as inline SVG, coloured by the page's style sheet: a histogram, a curve of ranks, a line."""
 
 import math
 from bisect import bisect_right
@@ -72,6 +72,44 @@ def curve(points: Sequence[tuple[int, int]], *, title: str, x: str, y: str, mark
         body.append(f'<line class="mark" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{level:.1f}" y2="{level:.1f}"/>')
         body.append(f'<text class="marked" x="{_LEFT + 4}" y="{level - 4:.1f}">{escape(mark[1])}</text>')
     return _svg(title, body, x=x, y=y)
+
+
+def line(points: Sequence[tuple[float, float]], *, title: str, x: str, y: str) -> str:
+    """Draw numbers over numbers, both axes linear, as what was measured at a few places.
+
+    Args:
+        points: (x, y), x ascending, one at least.
+        title: What the picture shows, for readers that hear it.
+        x: What x is.
+        y: What y is.
+    """
+    right, values = points[-1][0] or 1, [value for _, value in points]
+    low, high = min(values), max(values)
+    margin = 0.08 * (high - low) or 0.1 * abs(high) or 1.0
+    low, high = low - margin, high + margin
+    span = WIDTH - _RIGHT - _LEFT
+    places = [(_LEFT + span * at / right, _up((value - low) / (high - low))) for at, value in points]
+    path = " ".join(f"{'L' if i else 'M'}{across:.1f} {up:.1f}" for i, (across, up) in enumerate(places))
+    ticks = [
+        f'<text x="{_LEFT + span * tick / right:.1f}" y="{_up(0) + 14}" text-anchor="middle">{short(tick)}</text>'
+        for tick in _round_numbers(0, right)
+    ]
+    dots = [
+        f'<circle class="dot-mark" cx="{across:.1f}" cy="{up:.1f}" r="2.5"><title>{at:,.6g} {escape(x)}: '
+        f"{value:.4f}</title></circle>"
+        for (across, up), (at, value) in zip(places, points, strict=True)
+        if len(points) <= 60
+    ]
+    base = f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{_up(0)}" y2="{_up(0)}"/>'
+    rows = _across([((tick - low) / (high - low), short(tick)) for tick in _round_numbers(low, high)])
+    return _svg(title, [*rows, base, *ticks, f'<path class="curve" d="{path}"/>', *dots], x=x, y=y)
+
+
+def _round_numbers(low: float, high: float) -> list[float]:
+    """Three to six round numbers from ``low`` to ``high``."""
+    size = 10.0 ** math.floor(math.log10((high - low) / 2))
+    step = next(step for step in (size / 5, size / 2, size, 2 * size, 5 * size) if (high - low) / step <= 6)
+    return [step * i for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 class _Logarithmic:
