@@ -126,6 +126,8 @@ def test_relative_imports_of_a_package_start_at_the_package() -> None:
         ("xlab.inference", ["lightning", "datasets", "tensorboard", "jsonargparse"]),
         ("xlab.data.packing", ["lightning", "datasets"]),  # each spawned loader worker imports it
         ("xlab.commands.train", ["torch", "lightning", "numpy"]),  # --help answers before anything heavy
+        ("xlab.commands.manage", ["torch", "lightning", "numpy", "scipy", "optuna"]),
+        ("xlab.lab.compare_page", ["torch", "lightning", "scipy"]),
         ("xlab.commands.serve", ["torch", "fastapi", "uvicorn", "pydantic", "aiogram", "aiohttp"]),
     ],
 )

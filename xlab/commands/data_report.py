@@ -1,14 +1,12 @@
 """./manage.py data-report: what a run's data are, as a page and on the terminal."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
 from xlab.commands.data_settings import PASSED_ON, data_of
-from xlab.errors import ConfigError
+from xlab.commands.pages import page_place, write_whole
 
 
 @click.command("data-report", context_settings=PASSED_ON)
@@ -29,10 +27,11 @@ def data_report(output: str, settings: tuple[str, ...], allow_module: tuple[str,
     """
     with one_line_errors("manage.py data-report", debug=debug):
         from xlab import checkpoints
+        from xlab.lab.report_page import MARK
 
         for module in allow_module:
             checkpoints.allow_module(module)
-        path = _place(output)
+        path = page_place(output, MARK, "report.html")
         datamodule = data_of(settings)
         datamodule.prepare_data()
 
@@ -41,7 +40,7 @@ def data_report(output: str, settings: tuple[str, ...], allow_module: tuple[str,
 
         with _bar(n_tokens_to_read(datamodule)) as bar:
             found = report(datamodule, advance=bar.update)
-        _write(report_page.page(found), path)
+        write_whole(report_page.page(found), path)
         for line in report_terminal.lines(found):
             click.echo(line)
         click.echo(f"\nwritten to {path}")
@@ -52,26 +51,3 @@ def _bar(n_tokens: int) -> Any:
 
     # disable=None: the bar is drawn on a terminal, and keeps out of logs
     return tqdm(total=n_tokens, desc="Measuring", unit=" tokens", unit_scale=True, leave=False, disable=None)
-
-
-def _place(output: str) -> Path:
-    """Refuse what cannot be written to, before the work for it."""
-    from xlab.lab.report_page import MARK
-
-    path = Path(output).expanduser()
-    if path.is_dir():
-        raise ConfigError(f"--output {output} is a folder; name a file, such as {path / 'report.html'}")
-    if not path.parent.is_dir():
-        raise ConfigError(f"--output {output} is in a folder that does not exist; make {path.parent} first")
-    if path.exists() and not path.read_bytes().startswith(MARK.encode()):
-        raise ConfigError(f"{path} is there already, and no data report, so it stays; give --output another name")
-    return path
-
-
-def _write(page: str, path: Path) -> None:
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        scratch.write_text(page, encoding="utf-8")
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)

@@ -1,11 +1,18 @@
-"""./manage.py: what is done with data and checkpoints beside training and writing."""
+"""./manage.py: what is done with data, checkpoints and experiments beside training and writing."""
 
 import click
 
+from xlab.commands.ablate import ablate
+from xlab.commands.compare import compare
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
 from xlab.commands.data_report import data_report
 from xlab.commands.evaluate import evaluate
+from xlab.commands.plan import plan
 from xlab.commands.prepare_data import prepare_data
+from xlab.commands.report import report
+from xlab.commands.runs import runs
+from xlab.commands.scaling import scaling
+from xlab.commands.sweep import sweep
 from xlab.commands.tokenizer import train_tokenizer
 from xlab.commands.validate_data import validate_data
 from xlab.commands.verify_resume import verify_resume
@@ -13,10 +20,12 @@ from xlab.commands.verify_resume import verify_resume
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 def main() -> None:
-    """Manage data and checkpoints."""
+    """Manage data, checkpoints and experiments."""
 
 
-for command in (train_tokenizer, prepare_data, validate_data, data_report, verify_resume, evaluate):
+OF_DATA = (train_tokenizer, prepare_data, validate_data, data_report)
+OF_RUNS = (plan, ablate, sweep, scaling, compare, runs, report, verify_resume)
+for command in (*OF_DATA, *OF_RUNS, evaluate):
     main.add_command(command)
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import resource
 import shlex
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -76,7 +78,13 @@ class RunRecord(Callback):
 
     def _end(self, trainer: Trainer, status: str, **more: Any) -> None:
         if self._record.get("status") == "running":  # not before training began, and not twice
-            self._record |= {"status": status, "ended": _now(), "last_step": trainer.global_step, **more}
+            self._record |= {
+                "status": status,
+                "ended": _now(),
+                "last_step": trainer.global_step,
+                "peak_memory_bytes": _peak_memory(),
+                **more,
+            }
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
@@ -85,6 +93,14 @@ class RunRecord(Callback):
             scratch = self._path.with_suffix(f".{os.getpid()}")
             scratch.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
             os.replace(scratch, self._path)
+
+
+def _peak_memory() -> int:
+    """The most memory that this process held: the GPU's where one was used, else its own."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _now() -> str:

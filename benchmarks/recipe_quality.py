@@ -1,0 +1,186 @@
+"""Bits per byte that recipes reach with equal tokens: XLab's default, nanoGPT's and litgpt's, over XLab's own parts.
+
+    python -m benchmarks.recipe_quality -o recipes [--key value of ./xlab.py fit, for all recipes …]
+
+Built on `./manage.py ablate`: each recipe with each seed on the same batches, three learning rates each on seed 0, the
+best of them on the others. What is interrupted goes on with the same command. docs/benchmarks.md says what it is for.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import describe_commit, describe_machine, threads_available, today
+from benchmarks.options import positive, progress
+from benchmarks.recipe_report import Report, as_markdown, as_text, figures
+from xlab.commands.ablate import members_of
+from xlab.commands.trial_settings import StepCounter, base_of
+from xlab.commands.verify_resume import fit_command
+from xlab.errors import ConfigError, XLabError
+from xlab.lab.ablation import Ablation
+from xlab.lab.budgets import Budget
+from xlab.lab.experiment_plan import Plan, alone, keep_plan, known_plan
+from xlab.lab.overrides import Overrides
+from xlab.lab.pool import slots
+
+ROOT = Path(__file__).parent.parent
+RECIPES_FOLDER = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is built and trained.
+
+    Args:
+        rates: learning rates to choose from; set before the first run.
+        file: its YAML in ``recipes/``; None: as conf/defaults.yaml has it.
+        missing: what XLab lacks for it.
+    """
+
+    rates: tuple[float, ...]
+    file: str | None = None
+    missing: tuple[str, ...] = ()
+
+
+RECIPES = {
+    "xlab": Recipe((1.5e-3, 3e-3, 6e-3)),
+    "nanogpt": Recipe((1e-3, 2e-3, 4e-3), "nanogpt.yaml"),
+    "litgpt": Recipe((1e-3, 2e-3, 4e-3), "litgpt.yaml"),
+    "nanochat": Recipe(
+        (),
+        missing=(
+            "Muon for the matrices beside AdamW for the rest",
+            "QK-norm",
+            "zero-initialised projections",
+            "scales of x0 and value embeddings",
+            "a soft cap of the logits",
+        ),
+    ),
+}
+RUNNABLE = tuple(name for name, recipe in RECIPES.items() if not recipe.missing)
+# a tiny shape, to see that everything runs
+QUICK = (
+    *("--data.vocab_size=300", "--data.seq_len=32", "--data.batch_size=4", "--model.d_model=16", "--model.n_layers=1"),
+    *("--model.n_heads=2", "--trainer.precision=32-true", "--trainer.limit_val_batches=2"),
+    *("--trainer.val_check_interval=4",),
+)
+QUICK_CHANGES = ("--model.schedule.warmup_steps=1",)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Train what is not trained yet, print the table and write its JSON; 1 when something broke."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    args, settings = _parser().parse_known_args(arguments)
+    if args.markdown:
+        print(as_markdown(json.loads(args.markdown.read_text(encoding="utf-8"))))
+        return 0
+    try:
+        report = run(
+            args.recipes,
+            args.output,
+            seeds=args.seeds or (2 if args.quick else 3),
+            budget=args.budget or ("1024-tokens" if args.quick else "2M-tokens"),
+            settings=[*_corpus(args.corpus), *(QUICK if args.quick else ()), *settings],
+            quick=args.quick,
+            parallel=args.parallel,
+        )
+    except XLabError as error:
+        print(f"recipe_quality: error: {error}", file=sys.stderr)
+        return 1
+    report["command"] = shlex.join(["python", "-m", "benchmarks.recipe_quality", *arguments])
+    print(as_text(report))
+    path = args.json or args.output / "recipe_quality.json"
+    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"Written to {path}", file=sys.stderr)
+    return int(bool(report["failed"]))
+
+
+def run(
+    names: Sequence[str],
+    folder: Path,
+    *,
+    seeds: int,
+    budget: str,
+    settings: Sequence[str] = (),
+    quick: bool = False,
+    parallel: int = 1,
+) -> Report:
+    """Compare recipes.
+
+    Args:
+        names: from ``RECIPES``.
+        folder: of the runs; it goes on where it was.
+        seeds: how many.
+        budget: of a run.
+        settings: fit's words, over those of all recipes.
+        quick: whether the shape is too small for the recipes' warm-ups.
+        parallel: runs at once.
+
+    Raises:
+        XLabError: for a recipe that lacks parts, or settings that cannot be.
+    """
+    if lacking := next((name for name in names if RECIPES[name].missing), None):
+        parts = ", ".join(RECIPES[lacking].missing)
+        raise ConfigError(f"the recipe {lacking} cannot be trained yet; XLab lacks {parts}")
+    environments = slots(parallel)
+    with alone(folder.absolute()):
+        base = base_of([str(RECIPES_FOLDER / "shape.yaml"), *settings])
+        pairs = []
+        for name in names:
+            recipe = RECIPES[name]
+            words = ["-c", str(RECIPES_FOLDER / recipe.file)] if recipe.file else []
+            variant = Overrides(name, (*words, *(QUICK_CHANGES if quick else ())))
+            pairs += [(variant, (f"--model.optimizer.lr={rate}",)) for rate in recipe.rates]
+        counter = StepCounter(Budget.parse(budget), environments[0])
+        members = list(members_of(base, pairs, counter, known_plan(folder)))
+        plan = Plan(" ".join(base.words), budget, seeds, members)
+        keep_plan(folder, plan.as_json())
+        ablation = Ablation(folder, plan, fit_command())
+        ablation.train(environments, say=progress)
+    lacking_parts = {name: recipe.missing for name, recipe in RECIPES.items() if recipe.missing}
+    return {
+        "benchmark": "recipe_quality",
+        "quick": quick,
+        "date": today(),
+        "commit": describe_commit(ROOT),
+        "machine": describe_machine(),
+        "threads": max(threads_available() // parallel, 1),
+        "budget": budget,
+        "seeds": seeds,
+        "settings": shlex.join(settings),
+        "missing": lacking_parts,
+        **figures(ablation),
+    }
+
+
+def _corpus(files: Sequence[str]) -> list[str]:
+    if not files:
+        return []
+    return ["--data.source=TextFiles", f"--data.source.paths={json.dumps(list(files))}"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recipe_quality",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=RUNNABLE, metavar="NAME", help="(%(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("recipe_quality"), help="folder of the runs")
+    parser.add_argument("--corpus", nargs="+", default=(), metavar="FILE", help="text files, for the embedded corpus")
+    parser.add_argument("--budget", help="of a run (2M-tokens)")
+    parser.add_argument("--seeds", type=positive, help="of each recipe (3)")
+    parser.add_argument("--parallel", type=positive, default=1, help="runs at once (%(default)s)")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
+    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the tables of such a file; run nothing")
+    parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""From the runs of ``recipe_quality`` to its figures, and from its figures to a table."""
+
+from statistics import mean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.layout import as_columns, as_markdown_table
+from xlab.errors import XLabError
+from xlab.lab.ablation import Ablation
+from xlab.lab.comparison import compare
+from xlab.lab.run_groups import find_groups
+from xlab.lab.runs import Run
+from xlab.lab.verdict import verdicts
+
+Report = dict[str, Any]
+
+HEADINGS = ("recipe", "bits per byte", "by seed", "rate", "minutes", "tokens/s", "parameters")
+METRIC = "val/bits_per_byte"
+OURS, TARGET = "xlab", "nanogpt"
+MARKS = {"tokens": 0.25, "seconds": 0.35}  # the share of the target's, within which its last figure is to be reached
+
+
+def figures(ablation: Ablation) -> dict[str, Any]:
+    """Sum the runs up, in plain data."""
+    results = ablation.results()
+    groups = find_groups([str(ablation.folder)])
+    runs = {group.name: [run for run in group.runs if METRIC in run.metrics] for group in groups}
+    rates = {result.variant: result.choice.partition("=")[2] for result in results}
+    failed = [f"{result.variant} seed {result.seed}: {result.error}" for result in results if result.figure is None]
+    entries = {name: _entry(runs.get(name, []), rates[name]) for name in rates}
+    said: list[str] = []
+    try:
+        comparison = compare(groups, baseline=OURS if OURS in runs else None)
+        said = [*comparison.remarks, *verdicts(comparison)]
+    except XLabError as error:
+        said = [f"no comparison: {error}"]
+    shares = {axis: reach(runs.get(OURS, []), runs.get(TARGET, []), axis) for axis in MARKS}
+    return {"recipes": entries, "grid": ablation.choices(), "verdicts": said, "shares": shares, "failed": failed}
+
+
+def reach(ours: list[Run], theirs: list[Run], axis: str) -> list[float] | None:
+    """Give, by seed, what share of their tokens or seconds brings us to their last figure; above 1 where nothing does.
+
+    None where there is nothing to compare.
+    """
+    by_seed = {run.seed: run for run in theirs}
+    shares = []
+    for run in ours:
+        rival = by_seed.get(run.seed)
+        if rival is None:
+            continue
+        target, whole = rival.series(METRIC).values[-1], rival.series(METRIC).over(axis)[-1]
+        series = run.series(METRIC)
+        places, best = series.over(axis), np.minimum.accumulate(series.values)
+        if best[-1] > target:
+            shares.append(float("inf"))
+        else:
+            # between the validations before it and behind it, on a line; best goes down, interp wants up
+            shares.append(float(np.interp(-target, -best, places)) / whole)
+    return shares or None
+
+
+def as_text(report: Report) -> str:
+    """The table for a terminal, with its setting above and what it says below."""
+    return "\n".join([setting(report), "", as_columns(HEADINGS, rows(report)), "", *conclusions(report)])
+
+
+def as_markdown(report: Report) -> str:
+    """The same for ``docs/benchmarks.md``."""
+    return "\n\n".join([setting(report), as_markdown_table(HEADINGS, rows(report)), *conclusions(report)])
+
+
+def setting(report: Report) -> str:
+    """Machine, date and command in a few sentences."""
+    machine = report["machine"]
+    lines = [
+        f"{report['date']}, commit {report['commit']}: `{report['command']}`.",
+        f"{machine['processor']}, {machine['cores']} cores, {report['threads']} threads a run; "
+        f"{report['budget']} a run, {report['seeds']} seeds.",
+    ]
+    if report["quick"]:
+        lines.append("A smoke test on a tiny shape: no figure to quote.")
+    return "\n".join(lines)
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """A row for each recipe."""
+    found = []
+    for name, entry in report["recipes"].items():
+        if not entry["figures"]:
+            found.append((name, "failed", *["–"] * (len(HEADINGS) - 2)))
+            continue
+        by_seed = " ".join(f"{figure:.3f}" for figure in entry["figures"])
+        costs = f"{entry['seconds'] / 60:.1f}", f"{entry['tokens_per_second']:,.0f}", f"{entry['parameters']:,}"
+        found.append((name, f"{mean(entry['figures']):.4f}", by_seed, entry["rate"], *costs))
+    for name in report["missing"]:
+        found.append((name, "not run", *["–"] * (len(HEADINGS) - 2)))
+    return found
+
+
+def conclusions(report: Report) -> list[str]:
+    """What the marks speak of, and what is not there."""
+    lines = list(report["verdicts"])
+    for axis, mark in MARKS.items():
+        if shares := report["shares"][axis]:
+            most = max(shares)
+            named = "tokens" if axis == "tokens" else "training time"
+            said = f"{most:.0%} of its {named} (the slowest seed)" if most <= 1 else f"no share of its {named}"
+            lines.append(f"{OURS} reaches the last figure of {TARGET} with {said}; the mark is {mark:.0%}.")
+    lines += [f"{name} is not run; XLab lacks {', '.join(parts)}." for name, parts in report["missing"].items()]
+    return lines + [f"Failed: {line}" for line in report["failed"]]
+
+
+def _entry(runs: list[Run], rate: str) -> dict[str, Any]:
+    if not runs:
+        return {"figures": [], "rate": rate}
+    seconds = mean(run.last("train_seconds") for run in runs)
+    return {
+        "figures": [run.last(METRIC) for run in runs],
+        "rate": rate,
+        "seconds": seconds,
+        "tokens_per_second": mean(run.last("tokens") for run in runs) / seconds,
+        "parameters": runs[0].record.get("non_embedding_parameters"),
+    }
