@@ -66,7 +66,7 @@ def prepare_clients(
     started = time.perf_counter()
     for _ in range(WARM_UPS):
         wave()
-    return {"warm_up_seconds": time.perf_counter() - started}, lambda: _joined([wave() for _ in range(load.waves)])
+    return {"warm_up_seconds": time.perf_counter() - started}, lambda: _turn(wave, load)
 
 
 def prepare_offline(
@@ -106,8 +106,7 @@ def prepare_offline(
         return time.perf_counter() - started
 
     def turn() -> Answer:
-        waves = [wave() for _ in range(load.waves)]
-        return {**_joined(waves), "prefill": [probe() for _ in range(PROBES)]}
+        return {**_turn(wave, load), "prefill": [probe() for _ in range(PROBES)]}
 
     started = time.perf_counter()
     for _ in range(WARM_UPS):
@@ -117,8 +116,13 @@ def prepare_offline(
     return {"parameters": parameters, "warm_up_seconds": warm_up, "versions": versions("xlab")}, turn
 
 
-def _joined(waves: list[Answer]) -> Answer:
-    """The figures of a turn: seconds add up, and every text keeps its own."""
+def _turn(wave: Callable[[], Answer], load: Load) -> Answer:
+    """A contender's figures: seconds add up, and every text keeps its own.
+
+    A wave goes before them: the others' turns have left caches cold, and who sleeps is slow to wake.
+    """
+    wave()
+    waves = [wave() for _ in range(load.waves)]
     return {
         name: sum(wave[name] for wave in waves)
         if isinstance(value, float)
