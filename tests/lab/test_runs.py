@@ -83,6 +83,21 @@ def test_a_resumed_run_has_its_past(tmp_path: Path) -> None:
     assert (np.diff(series.tokens) > 0).all()
 
 
+def test_a_resumed_run_is_told_with_the_tokenizer_that_it_began_with(tmp_path: Path) -> None:
+    write_run(tmp_path / "logs" / "version_0", data__tokenizer__class_path="ByteLevelBPE")
+    resumed = {"resumed_from": "logs/version_0/checkpoints/last.ckpt"}
+    folder = write_run(
+        tmp_path / "logs" / "version_1",
+        first_step=30,
+        record=resumed,
+        data__tokenizer__class_path="CheckpointTokenizer",
+        trainer__max_steps=99,
+    )
+    settings = Run(folder).settings
+    assert settings["data"]["tokenizer"]["class_path"] == "ByteLevelBPE"
+    assert settings["trainer"]["max_steps"] == 99
+
+
 def test_a_run_that_names_itself_ends(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "version_0", record={"resumed_from": str(tmp_path / "version_0")})
     assert len(Run(folder).series("val/loss")) == 3

@@ -77,12 +77,19 @@ class Run:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """What config.yaml says; empty where there is none, or none that can be read."""
+        """What config.yaml says; empty where there is none, or none that can be read.
+
+        A resumed run took its tokenizer from a checkpoint; here it is told as the run was that it goes on from.
+        """
         try:
             found = yaml.load((self.folder / CONFIG).read_text(encoding="utf-8"), Loader=_Loader)
         except (OSError, ValueError, yaml.YAMLError):
             return {}
-        return found if isinstance(found, dict) else {}
+        settings: dict[str, Any] = found if isinstance(found, dict) else {}
+        first, data = self.parts[-1], settings.get("data")
+        if first is not self and isinstance(data, dict) and "tokenizer" in (was := first.settings.get("data") or {}):
+            data["tokenizer"] = was["tokenizer"]
+        return settings
 
     @property
     def status(self) -> str:
