@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
-from xlab.commands.data_settings import PASSED_ON
+from xlab.commands.data_settings import PASSED_ON, data_from, settings_only
 from xlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -67,40 +67,11 @@ def settings_of(arguments: tuple[str, ...], modules: tuple[str, ...] = ()) -> "S
     Raises:
         ConfigError: for settings that cannot be.
     """
-    from jsonargparse import Namespace
-
     from xlab import factories
-    from xlab.commands.lightning_cli import XLabCLI
-    from xlab.commands.parser import OneLineParser
-    from xlab.datamodules import XLabDataModule
     from xlab.lab.plan import Settings
-    from xlab.models import XLabModel
 
-    class SettingsOnly(XLabCLI):
-        """The settings of fit, from which nothing but the data are made."""
-
-        def _set_seed(self) -> None:
-            """Draw nothing, and say nothing of it."""
-
-        def instantiate_classes(self) -> None:
-            parser = OneLineParser()
-            parser.add_lightning_class_args(XLabDataModule, "data")
-            data = Namespace(data=self._get(self.config, "data"))  # type: ignore[no-untyped-call]
-            self.datamodule = parser.instantiate_classes(data).data
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Run nothing."""
-
-    cli = SettingsOnly(
-        XLabModel,
-        XLabDataModule,
-        args=["fit", *arguments],
-        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_class=OneLineParser,
-    )
+    cli = settings_only(arguments)
     config = cli.config["fit"]
-    datamodule: XLabDataModule = cli.datamodule
+    datamodule = data_from(cli)
     model = factories.plain(config.model.as_dict(), "model") | {"vocab_size": datamodule.vocab_size}
     return Settings(arguments, model, config.trainer.as_dict(), datamodule, modules)

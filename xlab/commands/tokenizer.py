@@ -1,6 +1,5 @@
 """./manage.py train-tokenizer: the tokenizer of a run, alone, as a tokenizer.json."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
 from xlab.commands.data_settings import PASSED_ON, data_of, recipe_and_meta, refuse_prefixes
+from xlab.commands.pages import write_whole
 from xlab.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -109,9 +109,4 @@ def _place(output: str) -> Path:
 
 def write(tokenizer: "Tokenizer", path: Path) -> None:
     """Write a tokenizer.json whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        tokenizer.save(scratch)
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
+    write_whole(tokenizer.to_json(), path)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xlab.commands.data_settings import data_of, settings_only
 from xlab.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,8 +61,6 @@ def prepared(words: Sequence[str], settings: Settings) -> "XLabDataModule":
         ConfigError: when there is nothing to validate on.
         DataError: when they cannot be prepared.
     """
-    from xlab.commands.data_settings import data_of
-
     datamodule = data_of(tuple(words))
     has_validation = datamodule.corpus.shares.get("val") or "val" in datamodule.corpus.split_sources
     if not has_validation or settings["trainer"]["limit_val_batches"] == 0:
@@ -78,32 +77,7 @@ def settings_of(words: Sequence[str]) -> Settings:
     """
     import yaml
 
-    from xlab.commands.lightning_cli import XLabCLI
-    from xlab.commands.parser import OneLineParser
-    from xlab.datamodules import XLabDataModule
-    from xlab.models import XLabModel
-
-    class SettingsOnly(XLabCLI):
-        """The settings of fit, from which nothing is made."""
-
-        def _set_seed(self) -> None:
-            """Draw nothing, and say nothing of it."""
-
-        def instantiate_classes(self) -> None:
-            """Make nothing."""
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Run nothing."""
-
-    cli = SettingsOnly(
-        XLabModel,
-        XLabDataModule,
-        args=["fit", *words],
-        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_class=OneLineParser,
-    )
+    cli = settings_only(words)
     settings: Settings = yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
     settings.pop("config", None)
     return settings

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.data_settings import PASSED_ON, settings_only
 from xlab.errors import ConfigError
 
 if TYPE_CHECKING:
     from xlab.lab.resume import Verdict
     from xlab.lab.resume_runs import Attempt
 
-PASSED_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 _VAL_BATCHES = 2  # of each validation: enough to be killed in, and soon over
 
 
@@ -76,32 +76,7 @@ def facts_of(settings: tuple[str, ...]) -> tuple[list[str], dict[str, Any]]:
     Raises:
         ConfigError: for settings that cannot be, or that no two runs can share.
     """
-    from xlab.commands.lightning_cli import XLabCLI
-    from xlab.commands.parser import OneLineParser
-    from xlab.datamodules import XLabDataModule
-    from xlab.models import XLabModel
-
-    class SettingsOnly(XLabCLI):
-        """The settings of fit, from which nothing is made."""
-
-        def _set_seed(self) -> None:
-            """Draw nothing, and say nothing of it."""
-
-        def instantiate_classes(self) -> None:
-            """Make nothing."""
-
-        def _run_subcommand(self, subcommand: str) -> None:
-            """Run nothing."""
-
-    cli = SettingsOnly(
-        XLabModel,
-        XLabDataModule,
-        args=["fit", *settings],
-        trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_class=OneLineParser,
-    )
+    cli = settings_only(settings)
     config = cli.config["fit"]
     if config.get("ckpt_path") is not None:
         raise ConfigError("verify-resume trains new runs; leave --ckpt_path out")

@@ -140,7 +140,7 @@ def remarks(report: DataReport) -> list[str]:
         if (lost := cropped(windows)).part:
             found.append(f"{share(lost)} of the {split} targets are in no window: packing dropped them.")
         if windows["waste"] > WASTEFUL:
-            found.append(f"{percent(windows['waste'])} of the {split} windows is padding: BestFit packs tighter.")
+            found.append(f"{percent(windows['waste'])} of the {split} windows is padding; BestFit leaves the least.")
     use, train = report.vocabulary, report.splits["train"]
     if (scarce := use.size - use.used + use.rare) > 0.1 * use.size:
         found.append(
