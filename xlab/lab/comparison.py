@@ -16,11 +16,8 @@ from xlab.lab.run_groups import RunGroup, differing, written
 from xlab.lab.runs import AXES, Run
 
 BITS_PER_BYTE = "val/bits_per_byte"
-LOST = (
-    "failed",
-    "not started",
-    "waiting",
-)  # runs that ended so are left out: they say nothing of where they would have come to
+# runs that ended so are left out: they say nothing of where they would have come to
+LOST = ("failed", "not started", "waiting")
 
 
 @dataclass(frozen=True)

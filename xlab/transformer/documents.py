@@ -111,9 +111,8 @@ class DocumentPlacement(Placement):
         if self._position is None:
             return visible
         biases = []
-        for (
-            row
-        ) in self.positions:  # rows stand at different places, and a position takes keys that are the same for all
+        # rows stand at different places, and a position takes keys that are the same for all
+        for row in self.positions:
             bias = self._position.bias(row[start:end], row[first:end])  # (1, H, T, S)
             assert bias is not None
             biases.append(bias)

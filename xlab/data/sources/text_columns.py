@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +72,8 @@ def types_of(schema: Any) -> dict[str, str]:
 
 def _values(part: Any, column: str, place: str, row: int) -> list[Any]:
     values = part.column(column)
-    try:
+    with suppress(UnicodeDecodeError):
         return list(values.to_pylist())
-    except UnicodeDecodeError:
-        pass
     for i in range(part.num_rows):  # the slow way, to name the row
         try:
             values[i].as_py()
