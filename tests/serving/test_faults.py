@@ -1,6 +1,7 @@
 """What the whole service must live through: overload, a failing engine, ten clients for each place."""
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,7 +83,13 @@ def test_ten_times_what_fits_is_answered_or_refused(checkpoint: Path) -> None:
 def test_a_request_that_takes_too_long_is_ended(checkpoint: Path) -> None:
     found: list[Slow] = []
     with running(checkpoint, prepare=lambda service: found.append(Slow(service)), max_rows=1, deadline=0.2) as server:
-        threading.Timer(0.5, found[0].open).start()
+
+        def open_too_late() -> None:
+            until(lambda: server.service.runner.texts)
+            time.sleep(0.3)  # more than the deadline, from when the request was there
+            found[0].open()
+
+        threading.Thread(target=open_too_late).start()
         answer = server.post(prompt="the", max_tokens=50)
         assert answer.status_code == 504
         assert answer.json()["error"]["code"] == "deadline"

@@ -57,7 +57,8 @@ class EventStream(Response):
         del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        sending, watching = asyncio.ensure_future(self._send(send)), asyncio.ensure_future(_gone(receive))
+        watching = asyncio.ensure_future(_gone(receive))
+        sending = asyncio.ensure_future(self._send(send, watching))
         try:
             await asyncio.wait({sending, watching}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
@@ -67,13 +68,16 @@ class EventStream(Response):
             self.call.cancel()  # nothing to cancel, where all was sent
             await _end(sending, watching)
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, gone: "asyncio.Future[None]") -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for event in self.events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         except RequestError as error:
             await send({"type": "http.response.body", "body": event_of(error.as_json()), "more_body": True})
+        await asyncio.sleep(0)  # events that lay ready went by at once; who left meanwhile is noticed now
+        if gone.done():
+            raise ClientGoneError
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
