@@ -3,6 +3,7 @@
 Letters: B windows, T positions, P pieces.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,9 +32,9 @@ class PlannedPacking(Packing):
     def prepare(self, store: TokenReader, layout: Layout) -> None:
         self.plan(store, layout)
 
+    @abstractmethod
     def plan(self, store: TokenReader, layout: Layout) -> Plan:
         """Find the plan, or make it."""
-        raise NotImplementedError
 
 
 class BestFit(PlannedPacking):
