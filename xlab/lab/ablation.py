@@ -11,7 +11,7 @@ from xlab.lab.experiment_plan import Member, Plan
 from xlab.lab.overrides import folder_name, run_seed
 from xlab.lab.pool import Pool
 from xlab.lab.runs import CANDIDATE, TRIAL
-from xlab.lab.trials import Training, Trial, TrialFolder
+from xlab.lab.trials import LOOK_EVERY, Training, Trial, TrialFolder
 
 CHOICES = "grid.json"
 _GRID = ".grid"  # of trials that only choose a value, and are no result
@@ -76,12 +76,12 @@ class Ablation:
 
         Trials of one seed come together: what is interrupted has whole pairs.
         """
-        candidates = [folder for folder in self._candidates() if not _is_over(folder)]
+        candidates = [folder for folder in self._candidates() if not folder.is_over]
         if candidates:
             return candidates
         for name in self._by_name:
             self._choose(name)
-        return [folder for folder in self._trials() if not _is_over(folder)]
+        return [folder for folder in self._trials() if not folder.is_over]
 
     def retry(self) -> None:
         """Let those that failed go on, or begin again."""
@@ -193,7 +193,7 @@ def train_all(folders: Sequence[TrialFolder], pool: Pool, *, say: Callable[[str]
                 waiting.append(folder)
                 break
             n_begun += 1
-            if not _is_over(folder):
+            if not folder.is_over:
                 pool.start(folder)
                 say(f"[{n_begun}/{len(folders)}] {_named(folder)}: {folder.record['overrides'] or 'as it is'}")
         for training in pool.ended():
@@ -205,13 +205,9 @@ def figure(folder: TrialFolder) -> float | None:
     return next((value for metric in FIGURES if (value := folder.final(metric)) is not None), None)
 
 
-def _is_over(folder: TrialFolder) -> bool:
-    return folder.status in ("finished", "failed", "pruned")
-
-
 def _wait_for(folder: TrialFolder) -> None:
     while folder.is_locked():
-        time.sleep(0.5)
+        time.sleep(LOOK_EVERY)
 
 
 def _named(folder: TrialFolder) -> str:

@@ -6,9 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 
 from xlab.errors import ConfigError
-from xlab.lab.trials import Training, TrialFolder
-
-_LOOK_EVERY = 0.1  # seconds between two looks at whether a process is over
+from xlab.lab.trials import LOOK_EVERY, Training, TrialFolder
 
 
 def slots(parallel: int) -> list[dict[str, str]]:
@@ -85,4 +83,4 @@ class Pool:
             self._slots[self._slots.index(training)] = None
             yield training
         if not over:
-            time.sleep(_LOOK_EVERY)
+            time.sleep(LOOK_EVERY)

@@ -137,7 +137,7 @@ class Sweep:
             self._fail(proposal, str(error), say)
             return None
         folder.create(replace(self._trial, variant=name, overrides=shlex.join(words), steps=steps), settings)
-        if folder.status in ("finished", "failed", "pruned"):
+        if folder.is_over:
             self._end(proposal, folder, say)
             return None
         say(f"{name}: {shlex.join(words)}")

@@ -24,6 +24,8 @@ from xlab.lab.runs import CANDIDATE, TRIAL, Run, find_runs, run_folders
 
 SETTINGS, LOG = "settings.yaml", "log.txt"
 PATIENCE = 30.0  # seconds that a run has to end in when it is told to
+OVER = ("finished", "failed", "pruned")
+LOOK_EVERY = 0.1  # seconds between two looks at whether a process is over
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,15 @@ class TrialFolder:
         _write(self.record_path, json.dumps({**self.record, **changes}, indent=2) + "\n")
 
     @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self.status in OVER
+
+    @property
     def status(self) -> str:
         """waiting, running, interrupted, finished, failed or pruned."""
         status = str(self.record["status"])
-        if status in ("finished", "failed", "pruned"):
+        if status in OVER:
             return status
         run = self.run
         if run is not None and run.status == "finished":
@@ -259,12 +266,12 @@ def main(path: str) -> int:
     """Train the trial in a folder until its end; 0 when it is finished."""
     folder = TrialFolder(Path(path))
     try:
-        if folder.status not in ("finished", "failed", "pruned"):
+        if not folder.is_over:
             training = Training(folder)
             # a scheduler that wants its node back says so with SIGTERM
             signal.signal(signal.SIGTERM, lambda *_: training.interrupt())
             while not training.ended():
-                time.sleep(0.2)
+                time.sleep(LOOK_EVERY)
         record = folder.record
     except ConfigError as error:
         print(error, file=sys.stderr)
