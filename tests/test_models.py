@@ -33,7 +33,7 @@ from xlab import checkpoints, inference
 from xlab.data.packing import IGNORED, Batch
 from xlab.data.sources import TextFiles
 from xlab.datamodules import XLabDataModule
-from xlab.errors import CheckpointError, ConfigError
+from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.models import XLabModel
 from xlab.training.schedules import Cosine, Linear
 from xlab.transformer.attention import GroupedQueryAttention
@@ -534,3 +534,13 @@ def test_plain_text_is_enough_to_train_in_python(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, 3)
     trainer.fit(model, datamodule=datamodule)
     assert trainer.global_step == 3
+
+
+def test_a_validation_without_a_target_is_named() -> None:
+    model = make_model()
+    with pytest.raises(DataError, match=r"the val batches hold no token to predict; raise trainer\.limit_val_batches"):
+        model.on_validation_epoch_end()
+
+
+def test_a_checkpoint_holds_the_tokenizer_and_not_how_it_was_come_by(run: Run) -> None:
+    assert "tokenizer" not in checkpoints.read(run.trained).data
