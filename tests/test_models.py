@@ -538,6 +538,8 @@ def test_plain_text_is_enough_to_train_in_python(tmp_path: Path) -> None:
 
 def test_a_validation_without_a_target_is_named() -> None:
     model = make_model()
+    nothing = {"inputs": torch.zeros(1, 4, dtype=torch.int64), "n_bytes": torch.zeros(1, dtype=torch.int64)}
+    model.validation_step({**nothing, "targets": torch.full((1, 4), IGNORED)}, 0)
     with pytest.raises(DataError, match=r"the val batches hold no token to predict; raise trainer\.limit_val_batches"):
         model.on_validation_epoch_end()
 
