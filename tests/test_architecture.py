@@ -20,11 +20,12 @@ ARROWS: dict[str, set[str]] = {
     "factories": set(),
     "training": {"transformer", "data"},
     "checkpoints": {"factories", "transformer", "data"},
+    "interop": {"checkpoints", "factories", "transformer", "data"},
     "datamodules": {"data", "checkpoints", "factories"},
     "inference": {"checkpoints", "transformer", "data"},
     "serving": {"inference", "checkpoints", "transformer", "data"},
     "evaluation": {"inference", "checkpoints", "transformer", "data"},
-    "models": {"transformer", "training", "checkpoints", "factories", "data", "inference"},
+    "models": {"transformer", "training", "checkpoints", "factories", "data", "inference", "interop"},
 }
 ARROWS["lab"] = set(ARROWS)
 ARROWS["commands"] = set(ARROWS)  # the top: it may import everything

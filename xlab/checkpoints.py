@@ -11,7 +11,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +23,22 @@ from xlab import __version__, factories
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.transformer.decoder import Decoder
+from xlab.transformer.lora import LoRA
 
 FORMAT = 1
 ALLOW_VARIABLE = "XLAB_ALLOW_MODULES"
 DECODER_PREFIX = "decoder."
 
 # the arguments of XLabModel that describe the decoder, in its own words
-SIZES = ("vocab_size", "max_len", "d_model", "n_layers", "n_heads", "d_ff", "dropout", "tie_embeddings")
-PARTS = ("attention", "norm", "feed_forward", "position", "block")
+SIZES = (
+    *("vocab_size", "max_len", "d_model", "n_layers", "n_heads", "d_ff", "dropout", "tie_embeddings"),
+    *("embedding_scale", "logit_scale", "logit_cap"),
+)
+OPTIONAL_PARTS = ("value_mix", "embedding_norm")
+PARTS = ("attention", "norm", "feed_forward", "position", "block", "initialisation", *OPTIONAL_PARTS)
 # every setting whose value, even a bare string, names a class
 CLASS_SETTINGS = {
-    *(*PARTS, "objective", "optimizer", "schedule"),
+    *(*PARTS, "objective", "optimizer", "schedule", "lora"),
     *("source", "val_source", "test_source", "predict_source", "tokenizer", "packing"),
 }
 
@@ -178,15 +183,17 @@ def restore_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
 
 def build_decoder(settings: Mapping[str, Any]) -> Decoder:
     """Make an untrained decoder from the arguments of ``XLabModel``; those it does not know are the training's."""
-    if empty := [key for key in PARTS if key in settings and settings[key] is None]:
+    given = {key: settings[key] for key in PARTS if settings.get(key) is not None}
+    if empty := [key for key in PARTS if key in settings and key not in given and key not in OPTIONAL_PARTS]:
         raise ConfigError(f"model.{empty[0]} is empty; name a class, or leave the line out")
     arguments: dict[str, Any] = {key: settings[key] for key in SIZES if key in settings}
-    arguments |= {key: factories.factory(settings[key]) for key in PARTS if key in settings}
+    arguments |= {key: factories.factory(part) for key, part in given.items()}
     return Decoder(**arguments)
 
 
 def restore_decoder(checkpoint: Checkpoint) -> Decoder:
     """Make the decoder that a checkpoint describes, with its weights."""
+    checkpoint = merged(checkpoint)
     try:
         with torch.random.fork_rng(devices=[]):  # no draw of the caller's is used up
             decoder = _bare_decoder(checkpoint)
@@ -247,12 +254,32 @@ class _Unfilled(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def merged(checkpoint: Checkpoint) -> Checkpoint:
+    """Give a checkpoint whose low-rank corrections are part of its weights, and no longer of its settings.
+
+    Raises:
+        CheckpointError: for half a correction, or settings of none.
+    """
+    if checkpoint.model.get("lora") is None:
+        return checkpoint
+    try:
+        lora = factories.build(checkpoint.model["lora"])
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint.path}: its model.lora is none: {error}") from error
+    if not isinstance(lora, LoRA):
+        raise CheckpointError(f"{checkpoint.path}: its model.lora is a {type(lora).__name__}, not a LoRA")
+    # what was frozen, and learnt at which rate, are the corrections' settings, too
+    model = {**checkpoint.model, "lora": None, "freeze": None, "learning_rates": None}
+    return replace(checkpoint, model=model, weights=lora.merged(checkpoint.weights))
+
+
 def fill(decoder: Decoder, checkpoint: Checkpoint) -> None:
     """Copy a checkpoint's weights into ``decoder``.
 
     Raises:
         CheckpointError: naming every weight that is missing, surplus or of another shape.
     """
+    checkpoint = merged(checkpoint)
     _check_fit(decoder, checkpoint)
     decoder.load_state_dict(checkpoint.weights)
 
@@ -277,7 +304,7 @@ def export(path: str | Path, folder: str | Path) -> tuple[Path, bool]:
     Raises:
         CheckpointError: as ``read``, and if a file of that name holds other content.
     """
-    checkpoint = read(path)
+    checkpoint = merged(read(path))
     restore_decoder(checkpoint)  # a file that could not be used is not worth exporting
     digest = content_hash(checkpoint)
     target = Path(folder) / f"xlab-{digest[:16]}.pt"

@@ -19,14 +19,18 @@ from xlab.data.packing import IGNORED, Batch
 from xlab.errors import CheckpointError, ConfigError, DataError, TrainingError
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
-from xlab.training.optimizers import decay_groups
+from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
 from xlab.training.schedules import Cosine, Schedule
 from xlab.transformer.attention import Attention, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
+from xlab.transformer.initialisations import GPT2Initialisation, Initialisation
 from xlab.transformer.kv_cache import KVCache
+from xlab.transformer.lora import LoRA
+from xlab.transformer.mixture_of_experts import mixtures, take_routing
 from xlab.transformer.norms import Norm, RMSNorm
 from xlab.transformer.positions import Position, RotaryPosition
+from xlab.transformer.values import ValueMix
 
 
 class XLabModel(LightningModule):
@@ -47,10 +51,19 @@ class XLabModel(LightningModule):
         feed_forward: Callable[[int, int | None], FeedForward] = SwiGLU,
         position: Callable[[int, int, int], Position] = RotaryPosition,
         block: Callable[[Attention, FeedForward, Callable[[], Norm], float], Block] = PreNormBlock,
+        value_mix: Callable[[int, int, int, int, int], ValueMix] | None = None,
+        embedding_norm: Callable[[int], Norm] | None = None,
+        embedding_scale: float = 1.0,
+        logit_scale: float = 1.0,
+        logit_cap: float | None = None,
+        initialisation: Callable[[], Initialisation] = GPT2Initialisation,
         objective: Callable[[], Objective] = NextToken,
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = torch.optim.AdamW,
         schedule: Callable[[int], Schedule] = Cosine,
         init_from: str | None = None,
+        lora: Callable[[], LoRA] | None = None,
+        freeze: list[str] | None = None,
+        learning_rates: dict[str, float] | None = None,
     ) -> None:
         """Compose the model. Its settings are plain data: a part is a class path, or class_path with init_args.
 
@@ -66,18 +79,29 @@ class XLabModel(LightningModule):
             attention: MultiHeadAttention, GroupedQueryAttention, MultiQueryAttention; made with (d_model, n_heads,
                 layer index).
             norm: RMSNorm, LayerNorm; made with (d_model).
-            feed_forward: SwiGLU, GELUFeedForward, ReLUSquaredFeedForward; made with (d_model, d_ff).
+            feed_forward: SwiGLU, GEGLU, GELUFeedForward, ReLUSquaredFeedForward, MixtureOfExperts; made with (d_model,
+                d_ff).
             position: RotaryPosition, LearnedPosition, SinusoidalPosition, ALiBi, NoPosition; made with (d_model,
                 n_heads, max_len).
-            block: PreNormBlock, PostNormBlock; made with (attention, feed_forward, norm factory, dropout).
+            block: PreNormBlock, PostNormBlock, BranchNormBlock, SandwichNormBlock, ParallelBlock,
+                EmbeddingShortcutBlock; made with (attention, feed_forward, norm factory, dropout).
+            value_mix: ValueEmbeddings, ValueResidual; made with (vocab_size, d_model, n_kv_heads, head_dim, n_layers).
+            embedding_norm: a norm of the embeddings, as ``norm``.
+            embedding_scale: what embeddings are multiplied by.
+            logit_scale: what final states are multiplied by before they meet the vocabulary.
+            logit_cap: soft cap of the logits.
+            initialisation: GPT2Initialisation, ZeroOutputInitialisation, MuPInitialisation.
             objective: NextToken.
             optimizer: AdamW, or another of torch.optim; weight decay touches matrices only.
             schedule: Cosine, Linear, Polynomial, Constant, InverseSquareRoot, WarmupStableDecay; made with the run's
                 number of optimiser steps.
             init_from: an XLab checkpoint whose weights a new run starts from.
+            lora: LoRA, to train low-rank corrections of chosen projections and nothing else.
+            freeze: patterns of the names of parameters to hold still, such as ["embedding*", "blocks.0.*"].
+            learning_rates: patterns of names to factors of the learning rate, such as {"embedding*": 0.1}.
 
         Raises:
-            ConfigError: if the numbers do not fit together, or a part is no plain data.
+            ConfigError: if the numbers do not fit together, a part is no plain data, or a pattern matches nothing.
             CheckpointError: if init_from cannot be read or does not fit.
         """
         super().__init__()
@@ -89,8 +113,14 @@ class XLabModel(LightningModule):
         self.metrics = TokenMetrics()
         if init_from is not None:
             checkpoints.fill(self.decoder, checkpoints.read(init_from))
+        if settings["lora"] is not None:
+            factories.build(settings["lora"]).adapt(self.decoder)
+        hold_still(self, settings["freeze"] or [])
+        self._groups()  # says which pattern of learning_rates matches nothing
+        self._mixtures = mixtures(self.decoder)
         self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
         self._step_tokens: Tensor | None = None  # and of predicted tokens
+        self._step_routing: Tensor | None = None  # and of what its experts say of each token, (2,)
         self._resumed: list[dict[str, Any]] | None = None  # what on_save_checkpoint kept, until the first batch
 
     @classmethod
@@ -107,7 +137,7 @@ class XLabModel(LightningModule):
         Raises:
             CheckpointError: if the file cannot be read, or its weights do not fit.
         """
-        checkpoint = checkpoints.read(checkpoint_path, map_location=map_location)
+        checkpoint = checkpoints.merged(checkpoints.read(checkpoint_path, map_location=map_location))
         try:
             with torch.random.fork_rng():  # the initial weights are replaced at once: no draw is used up
                 model = cls(**{**checkpoint.model, "init_from": None, **changes})
@@ -158,34 +188,53 @@ class XLabModel(LightningModule):
         """
         targets = batch["targets"]
         hidden = self.decoder.hidden(batch["inputs"], documents=batch.get("documents"))
-        loss: Tensor = self.objective(hidden, self.decoder.unembedding, targets)
+        loss: Tensor = self.objective(hidden, self.decoder.logits, targets)
         tokens = (targets != IGNORED).sum()
+        auxiliary = self._auxiliary(tokens)
         if self._step_loss is None or self._step_tokens is None:
             self._step_loss, self._step_tokens = torch.zeros_like(loss), torch.zeros_like(tokens)
         self._step_loss = self._step_loss + loss.detach()
         self._step_tokens = self._step_tokens + tokens
-        return loss / self.max_len
+        return (loss if auxiliary is None else loss + auxiliary) / self.max_len
+
+    def _auxiliary(self, tokens: Tensor) -> Tensor | None:
+        """Give what a micro-batch's experts add to its sum of losses.
+
+        Their loss is a mean over the micro-batch, so it counts once for each predicted token: the step's is the mean of
+        its micro-batches' by their tokens. Balance is a product of two means, and what it would be over the whole step
+        cannot be told from its parts.
+        """
+        routing = take_routing(self._mixtures)
+        if routing is None:
+            return None
+        figures = tokens * torch.stack([routing.balance, routing.dropped])
+        self._step_routing = figures if self._step_routing is None else self._step_routing + figures
+        return tokens * routing.loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the gradients of nominal means into those of the mean over the step's tokens, on all ranks."""
         assert self._step_loss is not None
         assert self._step_tokens is not None
         sums = torch.stack([self._step_loss.float(), self._step_tokens.float()])
+        if self._step_routing is not None:
+            sums = torch.cat([sums, self._step_routing.float()])
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-        loss, tokens = sums.tolist()
+        loss, tokens, *routing = sums.tolist()
         if not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is {loss} at step {self.trainer.global_step}; lower the learning rate, or go on from the "
                 "last checkpoint with trainer.gradient_clip_val set"
             )
-        self._step_loss = self._step_tokens = None
+        self._step_loss = self._step_tokens = self._step_routing = None
         # Lightning divided by the accumulation, DDP by the world size
         divided = self.max_len * self.trainer.accumulate_grad_batches * self.trainer.world_size
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
         self.log("train/loss", loss / max(tokens, 1.0), prog_bar=True)
-        self.log("lr", optimizer.param_groups[0]["lr"])
+        for name, figure in zip(("balance_loss", "dropped_tokens"), routing, strict=False):
+            self.log(f"train/{name}", figure / max(tokens, 1.0))
+        self.log("lr", base_rate(optimizer.param_groups[0]))
 
     def configure_gradient_clipping(
         self,
@@ -245,9 +294,10 @@ class XLabModel(LightningModule):
         if math.isinf(total_steps):
             raise ConfigError("the run has no end that a schedule could plan for; set trainer.max_steps or max_epochs")
         try:
-            optimizer: Optimizer = factories.build(self.hparams["optimizer"], decay_groups(self))
+            optimizer: Optimizer = factories.build(self.hparams["optimizer"], self._groups())
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model.optimizer: {error}") from error
+        scale_rates(optimizer)
         schedule: Schedule = factories.build(self.hparams["schedule"], int(total_steps))
 
         def factor(step: int) -> float:  # a plain function: LambdaLR would save, and restore, an object's total_steps
@@ -255,6 +305,15 @@ class XLabModel(LightningModule):
 
         scheduler = LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _groups(self) -> list[dict[str, Any]]:
+        own = dict(self.decoder.named_parameters())
+
+        def widening(name: str, parameter: nn.Parameter) -> float:
+            is_decoder_s = own.get(name) is parameter  # an objective may have some of its own
+            return self.decoder.initialisation.learning_rate_factor(name, parameter, self.decoder) if is_decoder_s else 1.0
+
+        return decay_groups(self, widening=widening, learning_rates=self.hparams["learning_rates"])
 
     def on_train_start(self) -> None:
         """Begin a resumed run at its own schedule's rate: the checkpoint's optimiser brought that of the run it was.
@@ -294,6 +353,8 @@ class XLabModel(LightningModule):
         parts, share = ([moments[rank]], 1.0) if ranks == len(moments) else (moments, 1 / ranks)
         self._step_loss = share * torch.stack([part["loss"] for part in parts]).sum(0).to(self.device)
         self._step_tokens = share * torch.stack([part["tokens"] for part in parts]).sum(0).to(self.device)
+        if "routing" in moments[0]:
+            self._step_routing = share * torch.stack([part["routing"] for part in parts]).sum(0).to(self.device)
         share *= moments[0]["accumulated"] / self.trainer.accumulate_grad_batches  # Lightning divides gradients by it
         for name, parameter in self.named_parameters():
             if name in moments[0]["gradients"]:
@@ -311,6 +372,8 @@ class XLabModel(LightningModule):
             found = {name: weight.grad.cpu() for name, weight in self.named_parameters() if weight.grad is not None}
             moment |= {"loss": self._step_loss.cpu(), "tokens": self._step_tokens.double().cpu(), "gradients": found}
             moment["accumulated"] = self.trainer.accumulate_grad_batches
+            if self._step_routing is not None:
+                moment["routing"] = self._step_routing.cpu()
         if self.trainer.world_size == 1:
             return [moment]
         moments: list[Any] = [None] * self.trainer.world_size

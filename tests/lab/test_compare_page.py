@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,13 +17,13 @@ from hypothesis import strategies as st
 
 from tests.lab.made_up_runs import write_trial
 from xlab.lab import compare_page, compare_rows, compare_terminal, curves
-from xlab.lab.attention_maps import attention_maps, weights
+from xlab.lab.attention_maps import attention_maps
 from xlab.lab.comparison import Comparison, compare
 from xlab.lab.exhibits import Sample, View
 from xlab.lab.run_groups import find_groups
 from xlab.lab.runs import Run
 from xlab.transformer import ALiBi, Decoder, GroupedQueryAttention, MultiHeadAttention, RotaryPosition
-from xlab.transformer.kv_cache import Placement
+from xlab.transformer.kv_cache import FUSED, Placement
 
 VOID = {"meta", "!doctype", "input"}
 NASTY = "</script><b>&\"'"
@@ -165,7 +166,14 @@ class Mixed(Placement):
 
 
 @pytest.mark.parametrize("position", [RotaryPosition, ALiBi])
-@pytest.mark.parametrize("attention", [MultiHeadAttention, lambda d, h, i: GroupedQueryAttention(d, h, i, 2)])
+@pytest.mark.parametrize(
+    "attention",
+    [
+        MultiHeadAttention,
+        partial(GroupedQueryAttention, n_kv_heads=2, scale=0.4),
+        partial(GroupedQueryAttention, n_kv_heads=2, cap=1.0, windows=[3, None]),
+    ],
+)
 def test_attention_maps_are_what_the_layers_mix_by(position: type, attention: type) -> None:
     torch.manual_seed(0)
     decoder = Decoder(50, 16, 32, 2, 4, attention=attention, position=position).eval()
@@ -187,6 +195,6 @@ def test_attention_maps_are_what_the_layers_mix_by(position: type, attention: ty
 def test_a_mask_of_what_may_be_seen() -> None:
     queries, keys = torch.randn(1, 2, 3, 4), torch.randn(1, 2, 5, 4)
     seen = torch.tensor([True, False, True, False, False])
-    found = weights(queries, keys, seen.expand(3, 5), is_causal=False)
+    found = FUSED.weights(queries, keys, attn_mask=seen.expand(3, 5))
     assert (found[..., ~seen] == 0).all()
     torch.testing.assert_close(found.sum(-1), torch.ones(1, 2, 3))

@@ -9,9 +9,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from xlab.errors import ConfigError
-from xlab.transformer import ALiBi, Decoder, GroupedQueryAttention, MultiHeadAttention, Placement, RotaryPosition
-from xlab.transformer import documents as document_mask
+from xlab.transformer import (
+    ALiBi,
+    Decoder,
+    ExplicitAttention,
+    GroupedQueryAttention,
+    MultiHeadAttention,
+    Placement,
+    RotaryPosition,
+    key_ranges,
+)
 from xlab.transformer.documents import DocumentPlacement, place_documents
+from xlab.transformer.key_ranges import KeyRanges
+from xlab.transformer.kv_cache import FUSED
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 
@@ -43,7 +53,7 @@ def packed(decoder: Decoder, ids: Tensor, lengths: list[list[int]]) -> list[Tens
 def test_each_document_is_as_if_alone_in_every_architecture(
     decoder: Decoder, ids: Tensor, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(document_mask, "_QUERIES_AT_ONCE", at_once)
+    monkeypatch.setattr(key_ranges, "QUERIES_AT_ONCE", at_once)
     lengths = [[5, 4, 3], [12], [1, 1, 7]]
     for one, other in zip(packed(decoder, ids, lengths), alone(decoder, ids, lengths), strict=True):
         torch.testing.assert_close(one, other, **EXACT)
@@ -65,7 +75,7 @@ def test_documents_of_any_lengths_and_their_gradients(
     decoder = Decoder(**sizes, attention=attention, position=position).double()
     ids = torch.randint(11, (len(lengths), 12), generator=torch.Generator().manual_seed(1))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(document_mask, "_QUERIES_AT_ONCE", at_once)
+        patch.setattr(key_ranges, "QUERIES_AT_ONCE", at_once)
         gradients = []
         for way in (packed, alone):
             logits = way(decoder, ids, lengths)
@@ -127,37 +137,49 @@ def test_no_more_than_a_block_of_the_mask_is_made_at_once(monkeypatch: pytest.Mo
 
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # it says so once a process
+@pytest.mark.parametrize("window", [None, 7])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_flex_attention_is_given_the_same_mask(groups: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flex_attention_is_given_the_same_mask(
+    groups: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The road that a GPU takes, uncompiled and on the CPU."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    monkeypatch.setattr(document_mask, "_compiled", lambda: (flex_attention, create_block_mask))
+    monkeypatch.setattr(key_ranges, "_compiled", lambda: (flex_attention, create_block_mask))
     placement = place_documents(torch.tensor([numbered([60, 1, 80], 150), numbered([150], 150)]))
     assert isinstance(placement, DocumentPlacement)
     torch.manual_seed(0)
     queries = torch.randn(2, 2, 150, 16)
     keys, values = torch.randn(2, 2, 2 // groups, 150, 16).unbind()
-    by_blocks = placement.mix(queries, keys, values, enable_gqa=groups > 1)
-    by_flex = placement._flex(queries, keys, values, groups > 1)
-    torch.testing.assert_close(by_flex, by_blocks)
+    ranges = (placement.ranges(window), key_ranges.window_ranges(150, window, queries.device))
+    for each in ranges:
+        by_blocks = each.attend(queries, keys, values, FUSED, enable_gqa=groups > 1)
+        by_flex = each.by_flex(queries, keys, values, FUSED, enable_gqa=groups > 1)
+        torch.testing.assert_close(by_flex, by_blocks)
 
 
 @pytest.mark.parametrize(
     ("settings", "is_flex"),
-    [({}, True), ({"dropout_p": 0.1}, False), ({"head_dim": 8}, False), ({"bias": True}, False)],
+    [
+        ({}, True),
+        ({"dropout_p": 0.1}, False),
+        ({"head_dim": 8}, False),
+        ({"bias": True}, False),
+        ({"kernel": ExplicitAttention(2, cap=5.0)}, False),
+    ],
 )
 def test_a_gpu_takes_flex_attention_where_it_reaches(
     settings: dict[str, Any], is_flex: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roads: list[str] = []
-    monkeypatch.setattr(DocumentPlacement, "_flex", lambda *_: roads.append("flex"))
-    monkeypatch.setattr(DocumentPlacement, "_by_blocks", lambda *_: roads.append("blocks"))
+    monkeypatch.setattr(KeyRanges, "by_flex", lambda *_, **__: roads.append("flex"))
+    kernel = settings.get("kernel", FUSED)
+    monkeypatch.setattr(type(kernel), "forward", lambda *_, **__: roads.append("blocks") or torch.zeros(1, 2, 8, 16))
     monkeypatch.setattr(Tensor, "is_cuda", True)
     placement = place_documents(torch.tensor([numbered([3, 5], 8)]))
     placement.masking(ALiBi(32, 2, 8) if settings.get("bias") else RotaryPosition(32, 2, 8))
     queries = torch.randn(1, 2, 8, settings.get("head_dim", 16))
-    placement.mix(queries, queries, queries, dropout_p=settings.get("dropout_p", 0.0))
+    placement.mix(queries, queries, queries, kernel=kernel, dropout_p=settings.get("dropout_p", 0.0))
     assert roads == ["flex" if is_flex else "blocks"]
 
 

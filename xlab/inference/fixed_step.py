@@ -13,7 +13,8 @@ from torch import Tensor
 
 from xlab.inference.packed_linear import register
 from xlab.transformer.decoder import Decoder
-from xlab.transformer.kv_cache import KVCache, Placement
+from xlab.transformer.kernels import FusedAttention
+from xlab.transformer.kv_cache import FUSED, KVCache, Placement
 
 _numbers = count()
 
@@ -37,12 +38,13 @@ class FixedPlacement(Placement):
     def key_positions(self) -> Tensor:
         return torch.arange(self.seen.size(-1), device=self.positions.device)
 
-    @property
-    def is_plain(self) -> bool:
-        return self.seen.size(0) == 1  # a row alone sees all that it holds
+    def is_plain(self, window: int | None = None) -> bool:
+        return self.seen.size(0) == 1 and window is None  # a row alone sees all that it holds
 
-    def visible(self) -> Tensor:
-        return self.seen
+    def visible(self, window: int | None = None) -> Tensor:
+        if window is None:
+            return self.seen
+        return self.seen & (self.key_positions > self.positions[:, None, None] - window)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.keys[layer], self.values[layer]
@@ -51,19 +53,28 @@ class FixedPlacement(Placement):
         end = self.seen.size(-1)
         return all_keys[:, :, :end], all_values[:, :, :end]
 
-    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
-        if not queries.is_cpu:
-            return super().mix(queries, keys, values, **settings)
+    def mix(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        kernel: FusedAttention = FUSED,
+        window: int | None = None,
+        **settings: Any,
+    ) -> Tensor:
+        if not queries.is_cpu or not kernel.is_fused:
+            mixed: Tensor = kernel(queries, keys, values, **settings)
+            return mixed
         # as a formula, which the compiler makes loops of: on a CPU several times as fast as the kernel for one query
         wide = torch.promote_types(queries.dtype, torch.float32)
         products = queries.unsqueeze(-2).to(wide) * keys.unsqueeze(-3).to(wide)  # (R, H, T, S, Dh)
-        scores: Tensor = products.sum(-1) * queries.size(-1) ** -0.5
+        scores: Tensor = products.sum(-1) * (queries.size(-1) ** -0.5 if kernel.scale is None else kernel.scale)
         mask: Tensor | None = settings["attn_mask"]  # (R or 1, …, S)
         if mask is not None:
             scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
         shares = scores.softmax(-1).unsqueeze(-1)
-        mixed: Tensor = (shares * values.unsqueeze(-3).to(wide)).sum(-2)
-        return mixed.to(values.dtype)
+        return (shares * values.unsqueeze(-3).to(wide)).sum(-2).to(values.dtype)
 
 
 @dataclass

@@ -55,7 +55,7 @@ def lean(part: nn.Module, dtype: torch.dtype) -> nn.Module | None:
     """A part in fewer operations; None where there is no such form of it."""
     if type(part) is RMSNorm:
         return LeanRMSNorm(part, dtype)
-    if type(part) is RotaryPosition:
+    if type(part) is RotaryPosition and part.width == part.head_dim:
         return LeanRotary(part, dtype)
     if isinstance(part, nn.Dropout):
         return nn.Identity()

@@ -59,16 +59,21 @@ def prepare(decoder: Decoder, precision: Precision = "keep", *, leaner: bool = T
     if make is PlainLinear and can_pack(weight.device, dtype):
         make = PackedLinear
     # a tied table that is packed is held a second time, for looking up: oneDNN's order cannot be indexed
-    project = make(twin.unembedding.detach(), None, dtype)
+    projection = make(twin.unembedding.detach(), None, dtype)
     if precision != "int8":
         twin.embedding = _Embedding(weight.to(dtype))  # type: ignore[assignment]
     elif twin.output is None:
-        twin.embedding = Int8Embedding(project)  # type: ignore[assignment, arg-type]
+        twin.embedding = Int8Embedding(projection)  # type: ignore[assignment, arg-type]
     else:
         twin.embedding = Int8Embedding(Int8Linear(weight, None, dtype))  # type: ignore[assignment]
     twin.output = None
     _replace(twin, make, dtype, is_lean=leaner and weight.device.type == "cpu")
-    return Prepared(twin, project, dtype)
+    is_bare = twin.logit_scale == 1 and twin.logit_cap is None
+
+    def project(hidden: Tensor) -> Tensor:
+        return twin.bounded(projection(twin.scaled(hidden)))
+
+    return Prepared(twin, projection if is_bare else project, dtype)
 
 
 def _replace(

@@ -1,6 +1,6 @@
 """Which tokens a model's heads look at: the attention weights of one text, layer by layer.
 
-Letters: T positions, H query heads, G key-value heads, Dh width of a head.
+Letters: T positions, H query heads.
 """
 
 from typing import Any
@@ -9,43 +9,37 @@ import torch
 from torch import Tensor
 
 from xlab.transformer.decoder import Decoder
-from xlab.transformer.kv_cache import Placement
+from xlab.transformer.kernels import FusedAttention
+from xlab.transformer.kv_cache import FUSED, Placement
 
 
 class Watched(Placement):
     """A pass without a cache that keeps the weights by which each layer mixes; the fast kernel never has them whole.
 
     Attributes:
-        maps: (H, T, T) of each layer so far; a row is a query and sums to one.
+        maps: (H, T, T) of each layer so far; a row is a query and sums to one, or to less where there are sinks.
     """
 
     def __init__(self, n_tokens: int, device: torch.device) -> None:
         super().__init__(n_tokens, device)
         self.maps: list[Tensor] = []
 
-    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
+    def mix(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        kernel: FusedAttention = FUSED,
+        window: int | None = None,
+        **settings: Any,
+    ) -> Tensor:
         """Attend as the base class does, and compute the weights beside it."""
-        self.maps.append(weights(queries, keys, settings.get("attn_mask"), is_causal=settings["is_causal"])[0])
-        return super().mix(queries, keys, values, **settings)
-
-
-def weights(queries: Tensor, keys: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-    """Give softmax(Q Kᵀ / √Dh) of masked scores, (B, H, T, S) in fp32.
-
-    Args:
-        queries: (B, H, T, Dh).
-        keys: (B, G, S, Dh).
-        mask: as ``scaled_dot_product_attention`` takes it: what to add, or, bool, what may be seen.
-        is_causal: whether to mask the future.
-    """
-    keys = keys.repeat_interleave(queries.size(1) // keys.size(1), dim=1)
-    scores = queries.float() @ keys.float().transpose(-2, -1) / queries.size(-1) ** 0.5
-    if is_causal:
-        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else scores + mask
-    shares: Tensor = scores.softmax(dim=-1)
-    return shares
+        mask, is_causal = settings["attn_mask"], settings["is_causal"]
+        if window is not None and mask is None:
+            mask, is_causal = self.visible(window), False
+        self.maps.append(kernel.weights(queries, keys, attn_mask=mask, is_causal=is_causal)[0])
+        return super().mix(queries, keys, values, kernel=kernel, window=window, **settings)
 
 
 @torch.no_grad()

@@ -3,6 +3,8 @@
 Letters: B rows, T positions, D width, V vocabulary.
 """
 
+from collections.abc import Callable
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -12,12 +14,12 @@ from xlab.data.packing import IGNORED
 class Objective(nn.Module):
     """A training loss over the decoder's final states."""
 
-    def forward(self, hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, project: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
         """Sum the loss over the tokens to predict.
 
         Args:
             hidden: (B, T, D), the decoder's final states.
-            unembedding: (V, D); logits are ``F.linear(hidden, unembedding)``.
+            project: gives logits (..., V) for states (..., D): ``decoder.logits``.
             targets: (B, T) token ids; ``IGNORED`` where there is nothing to predict.
 
         Returns:
@@ -29,6 +31,6 @@ class Objective(nn.Module):
 class NextToken(Objective):
     """Cross-entropy of the next token."""
 
-    def forward(self, hidden: Tensor, unembedding: Tensor, targets: Tensor) -> Tensor:
-        logits = F.linear(hidden, unembedding)  # (B, T, V)
+    def forward(self, hidden: Tensor, project: Callable[[Tensor], Tensor], targets: Tensor) -> Tensor:
+        logits = project(hidden)  # (B, T, V)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="sum")

@@ -1,18 +1,113 @@
-"""Which parameters an optimiser treats how."""
+"""Which parameters an optimiser treats how: what decays, what is frozen, and at what rate each learns."""
 
+import difflib
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
+
+from xlab.errors import ConfigError
+
+# keys of parameter groups: by what a group's learning rate differs from the optimiser's own, and which of it is μP's
+FACTOR, WIDENING = "learning_rate_factor", "widening"
 
 
-def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Split the trainable parameters in two: matrices, which decay, and vectors (norms, biases), which do not.
+def named(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Give a model's parameters by the names that settings call them: the decoder's are its own, without a prefix."""
+    return {name.removeprefix("decoder."): parameter for name, parameter in module.named_parameters()}
+
+
+def decay_groups(
+    module: nn.Module,
+    *,
+    widening: Callable[[str, nn.Parameter], float] = lambda name, parameter: 1.0,
+    learning_rates: Mapping[str, float] | None = None,
+) -> list[dict[str, Any]]:
+    """Group the trainable parameters: matrices, which decay, apart from vectors (norms, biases), which do not.
+
+    Args:
+        module: a model or its decoder; frozen parameters are left out.
+        widening: gives what the initialisation multiplies a parameter's rate by (μP).
+        learning_rates: pattern of names to factor of the rate; where several match, all count.
 
     Returns:
-        Parameter groups for a ``torch.optim.Optimizer``; the first takes the optimiser's own ``weight_decay``.
+        Parameter groups for a ``torch.optim.Optimizer``, to be given to ``scale_rates`` afterwards. Without factors
+        there are two, and the first takes the optimiser's own ``weight_decay``.
+
+    Raises:
+        ConfigError: for a factor that is not above 0, or a pattern that matches nothing that is trained.
     """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    matrices = [parameter for parameter in parameters if parameter.ndim >= 2]
-    vectors = [parameter for parameter in parameters if parameter.ndim < 2]
-    groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    trained = {name: parameter for name, parameter in named(module).items() if parameter.requires_grad}
+    factors = dict(learning_rates or {})
+    for pattern, factor in factors.items():
+        if not (isinstance(factor, int | float) and 0 < factor < math.inf):
+            raise ConfigError(
+                f"model.learning_rates: the factor of {pattern!r} must be above 0, got {factor}; model.freeze holds "
+                "weights still"
+            )
+        _check_matches(pattern, trained, "model.learning_rates", of="trained parameter")
+    groups: dict[tuple[bool, float, float], list[nn.Parameter]] = defaultdict(list)
+    for name, parameter in trained.items():
+        own = math.prod(float(factor) for pattern, factor in factors.items() if fnmatchcase(name, pattern))
+        groups[parameter.ndim < 2, widening(name, parameter), own].append(parameter)
+    # those without a factor first
+    order = sorted(groups, key=lambda key: (key[1:] != (1.0, 1.0), key))
+    return [_group(groups[key], *key) for key in order]
+
+
+def _group(parameters: list[nn.Parameter], is_vector: bool, widening: float, own: float) -> dict[str, Any]:
+    group: dict[str, Any] = {"params": parameters, FACTOR: widening * own}
+    if is_vector:
+        group["weight_decay"] = 0.0
+    elif widening != 1.0:
+        group[WIDENING] = widening
+    return group
+
+
+def scale_rates(optimizer: Optimizer) -> None:
+    """Multiply each group's learning rate by its factor.
+
+    Where the factor is the width's, weight decay is divided by it: Adam's decoupled decay is multiplied by the rate, and
+    the time over which weights are forgotten must not depend on the width (Wang and Aitchison 2024, arXiv 2405.13698).
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = group["lr"] * group[FACTOR]
+        if WIDENING in group and "weight_decay" in group:
+            group["weight_decay"] = group["weight_decay"] / group[WIDENING]
+
+
+def base_rate(group: Mapping[str, Any]) -> float:
+    """Give the optimiser's own rate, of a group whose rate may have a factor."""
+    return float(group["lr"]) / float(group.get(FACTOR, 1.0))
+
+
+def hold_still(module: nn.Module, patterns: Iterable[str]) -> None:
+    """Freeze the parameters whose names match one of the patterns; ``*`` matches dots, too.
+
+    Args:
+        module: a model or its decoder.
+        patterns: such as ``embedding*`` or ``blocks.0.*``.
+
+    Raises:
+        ConfigError: for a pattern that matches nothing, or where nothing is left to train.
+    """
+    patterns, parameters = list(patterns), named(module)
+    for pattern in patterns:
+        _check_matches(pattern, parameters, "model.freeze", of="parameter")
+    for name, parameter in parameters.items():
+        if any(fnmatchcase(name, pattern) for pattern in patterns):
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ConfigError(f"model.freeze: {', '.join(map(repr, patterns))} leaves nothing to train; take one out")
+
+
+def _check_matches(pattern: str, names: Iterable[str], setting: str, *, of: str) -> None:
+    names = list(names)
+    if any(fnmatchcase(name, pattern) for name in names):
+        return
+    close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+    raise ConfigError(f"{setting}: {pattern!r} matches no {of}; the nearest are {', '.join(close)}")

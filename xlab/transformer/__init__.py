@@ -7,11 +7,26 @@ from xlab.transformer.attention import (
     MultiHeadAttention,
     MultiQueryAttention,
 )
-from xlab.transformer.block import Block, PostNormBlock, PreNormBlock
+from xlab.transformer.block import (
+    Block,
+    BranchNormBlock,
+    EmbeddingShortcutBlock,
+    ParallelBlock,
+    PostNormBlock,
+    PreNormBlock,
+    SandwichNormBlock,
+)
 from xlab.transformer.decoder import Decoder
-from xlab.transformer.feed_forward import FeedForward, GELUFeedForward, ReLUSquaredFeedForward, SwiGLU
+from xlab.transformer.feed_forward import GEGLU, FeedForward, GELUFeedForward, ReLUSquaredFeedForward, SwiGLU
+from xlab.transformer.initialisations import (
+    GPT2Initialisation,
+    Initialisation,
+    MuPInitialisation,
+    ZeroOutputInitialisation,
+)
+from xlab.transformer.kernels import ExplicitAttention, FusedAttention
 from xlab.transformer.kv_cache import KVCache, Placement
-from xlab.transformer.norms import LayerNorm, Norm, RMSNorm
+from xlab.transformer.norms import LayerNorm, Norm, OffsetRMSNorm, PlainRMSNorm, RMSNorm
 from xlab.transformer.positions import (
     ALiBi,
     LearnedPosition,
@@ -20,30 +35,63 @@ from xlab.transformer.positions import (
     RotaryPosition,
     SinusoidalPosition,
 )
+from xlab.transformer.qk_norms import HeadQKNorm, QKNorm, WidthQKNorm
+from xlab.transformer.rotary_scaling import (
+    DynamicNTKScaling,
+    LinearScaling,
+    Llama3Scaling,
+    RotaryScaling,
+    YaRNScaling,
+)
+from xlab.transformer.values import ValueEmbeddings, ValueMix, ValueResidual
 
 __all__ = [
+    "GEGLU",
     "ALiBi",
     "Attention",
     "Block",
+    "BranchNormBlock",
     "Context",
     "Decoder",
+    "DynamicNTKScaling",
+    "EmbeddingShortcutBlock",
+    "ExplicitAttention",
     "FeedForward",
+    "FusedAttention",
     "GELUFeedForward",
+    "GPT2Initialisation",
     "GroupedQueryAttention",
+    "HeadQKNorm",
+    "Initialisation",
     "KVCache",
     "LayerNorm",
     "LearnedPosition",
+    "LinearScaling",
+    "Llama3Scaling",
+    "MuPInitialisation",
     "MultiHeadAttention",
     "MultiQueryAttention",
     "NoPosition",
     "Norm",
+    "OffsetRMSNorm",
+    "ParallelBlock",
     "Placement",
+    "PlainRMSNorm",
     "Position",
     "PostNormBlock",
     "PreNormBlock",
+    "QKNorm",
     "RMSNorm",
     "ReLUSquaredFeedForward",
     "RotaryPosition",
+    "RotaryScaling",
+    "SandwichNormBlock",
     "SinusoidalPosition",
     "SwiGLU",
+    "ValueEmbeddings",
+    "ValueMix",
+    "ValueResidual",
+    "WidthQKNorm",
+    "YaRNScaling",
+    "ZeroOutputInitialisation",
 ]

@@ -14,9 +14,12 @@ from xlab.transformer.attention import Attention, Context, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
 from xlab.transformer.documents import place_documents
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
+from xlab.transformer.initialisations import GPT2Initialisation, Initialisation
+from xlab.transformer.kernels import soft_cap
 from xlab.transformer.kv_cache import KVCache, Placement
 from xlab.transformer.norms import Norm, RMSNorm
 from xlab.transformer.positions import Position, RotaryPosition
+from xlab.transformer.values import ValueMix
 
 
 class Decoder(nn.Module):
@@ -34,9 +37,16 @@ class Decoder(nn.Module):
         feed_forward: makes a layer's feed-forward from (d_model, d_ff).
         position: makes what tells places apart from (d_model, n_heads, max_len).
         block: makes a layer from (attention, feed_forward, a function that makes a norm, dropout).
+        value_mix: makes what is added to values from (vocab_size, d_model, n_kv_heads, head_dim, n_layers); None for
+            nothing.
+        embedding_norm: makes a norm of the embeddings from (d_model); None for none.
+        initialisation: fills the weights.
         dropout: share of the embeddings, and of each branch's output, dropped in training.
         tie_embeddings: whether the vocabulary projection is the embedding's own matrix (Press and Wolf 2016, arXiv
             1608.05859).
+        embedding_scale: embeddings are multiplied by it.
+        logit_scale: final states are multiplied by it before they meet the vocabulary.
+        logit_cap: soft cap of the logits (Gemma 2, arXiv 2408.00118, section 2).
 
     Raises:
         ConfigError: for a size below 1, a dropout outside [0, 1), or parts that do not fit together.
@@ -56,24 +66,38 @@ class Decoder(nn.Module):
         feed_forward: Callable[[int, int | None], FeedForward] = SwiGLU,
         position: Callable[[int, int, int], Position] = RotaryPosition,
         block: Callable[[Attention, FeedForward, Callable[[], Norm], float], Block] = PreNormBlock,
+        value_mix: Callable[[int, int, int, int, int], ValueMix] | None = None,
+        embedding_norm: Callable[[int], Norm] | None = None,
+        initialisation: Callable[[], Initialisation] = GPT2Initialisation,
         dropout: float = 0.0,
         tie_embeddings: bool = True,
+        embedding_scale: float = 1.0,
+        logit_scale: float = 1.0,
+        logit_cap: float | None = None,
     ) -> None:
         super().__init__()
-        sizes = {
+        counts = {
             "vocab_size": vocab_size,
             "max_len": max_len,
             "d_model": d_model,
             "n_layers": n_layers,
             "n_heads": n_heads,
         }
-        for name, size in sizes.items():
+        for name, size in counts.items():
             if size < 1:
                 raise ConfigError(f"{name} must be at least 1, got {size}")
         if not 0 <= dropout < 1:
             raise ConfigError(f"dropout must be in [0, 1), got {dropout}")
+        if embedding_scale <= 0 or logit_scale <= 0 or (logit_cap is not None and logit_cap <= 0):
+            raise ConfigError(
+                "embedding_scale, logit_scale and logit_cap must be above 0, got "
+                f"{embedding_scale}, {logit_scale} and {logit_cap}"
+            )
         self.vocab_size, self.max_len, self.n_layers = vocab_size, max_len, n_layers
+        self.embedding_scale, self.logit_scale, self.logit_cap = embedding_scale, logit_scale, logit_cap
+        self.initialisation = initialisation()
         self.embedding = nn.Embedding(vocab_size, d_model)
+        self.embedding_norm = None if embedding_norm is None else embedding_norm(d_model)
         self.dropout = nn.Dropout(dropout)
         blocks = [
             block(attention(d_model, n_heads, layer), feed_forward(d_model, d_ff), lambda: norm(d_model), dropout)
@@ -82,13 +106,22 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.position = position(d_model, n_heads, max_len)
         self.norm = norm(d_model) if blocks[-1].needs_final_norm else nn.Identity()
-        self._cache_shapes = [(block.attention.n_kv_heads, block.attention.head_dim) for block in blocks]
+        attentions = [block.attention for block in blocks]
+        self._cache_shapes = [(attention.n_kv_heads, attention.head_dim) for attention in attentions]
+        for _, head_dim in self._cache_shapes:
+            if self.position.head_dim not in (None, head_dim):
+                raise ConfigError(
+                    f"the position turns heads of {self.position.head_dim} numbers, attention's have {head_dim}; give "
+                    "both the same head_dim"
+                )
+        sizes = (vocab_size, d_model, *self._cache_shapes[0], n_layers)
+        self.value_mix = None if value_mix is None else value_mix(*sizes)
         self.output = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
         self.reset_parameters()
 
     @property
     def unembedding(self) -> Tensor:
-        """The vocabulary projection's weight, (V, D): logits are ``F.linear(decoder.hidden(ids), unembedding)``."""
+        """The vocabulary projection's weight, (V, D)."""
         return self.embedding.weight if self.output is None else self.output.weight
 
     def hidden(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
@@ -125,12 +158,22 @@ class Decoder(nn.Module):
 
     def hidden_at(self, ids: Tensor, placement: Placement) -> Tensor:
         """What ``hidden`` gives for tokens that stand where ``placement`` says, (B, T, D)."""
-        context = Context(self.position, placement)
-        x = self.dropout(self.position.embed(self.embedding(ids), placement.positions))  # (B, T, D)
+        context = Context(self.position, placement, ids, self.value_mix)
+        x = self.position.embed(self.embedded(ids), placement.positions)  # (B, T, D)
+        x = context.embedded = self.dropout(x)
         for block in self.blocks:
             x = block(x, context)
         normalised: Tensor = self.norm(x)
         return normalised
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """The tokens' vectors, (B, T, D), before their places are known."""
+        x: Tensor = self.embedding(ids)
+        if self.embedding_scale != 1:
+            x = x * self.embedding_scale
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        return x
 
     def forward(self, ids: Tensor, cache: KVCache | None = None, documents: Tensor | None = None) -> Tensor:
         """Logits of the token after each, (B, T, V); see ``hidden``."""
@@ -138,7 +181,15 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What ``hidden`` gives, (..., D), as logits (..., V)."""
-        return F.linear(hidden, self.unembedding)
+        return self.bounded(F.linear(self.scaled(hidden), self.unembedding))
+
+    def scaled(self, hidden: Tensor) -> Tensor:
+        """What the vocabulary projection multiplies, (..., D)."""
+        return hidden if self.logit_scale == 1 else hidden * self.logit_scale
+
+    def bounded(self, logits: Tensor) -> Tensor:
+        """What the vocabulary projection gives, (..., V), under the soft cap."""
+        return logits if self.logit_cap is None else soft_cap(logits, self.logit_cap)
 
     def make_cache(self, batch_size: int, max_len: int | None = None, *, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for ``batch_size`` rows of up to ``max_len`` tokens (the model's if not given), on its device.
@@ -160,16 +211,5 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Start anew, as GPT-2 does (Radford et al. 2019, section 2.3): weights normal, of deviation 0.02; biases zero.
-
-        The projections that write to the residual stream, ``out`` and ``down``, are divided by √(2 · n_layers), since
-        that many of their outputs add up. After ``to_empty`` this fills everything.
-        """
-        for name, module in self.named_modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                is_residual = name.rpartition(".")[2] in ("out", "down")
-                module.weight.normal_(0.0, 0.02 / (2 * self.n_layers) ** 0.5 if is_residual else 0.02)
-            if isinstance(module, nn.Linear) and module.bias is not None:
-                module.bias.zero_()
-            if isinstance(module, Norm | Position):
-                module.reset_parameters()
+        """Start anew, as the initialisation has it; after ``to_empty`` this fills everything."""
+        self.initialisation(self)

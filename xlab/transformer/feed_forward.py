@@ -80,8 +80,27 @@ class ReLUSquaredFeedForward(_UpDown):
         return F.relu(x).square()
 
 
-class SwiGLU(FeedForward):
-    """Up, gated by the swish of a second projection, down (Shazeer 2020, arXiv 2002.05202, eq. 6), as in Llama.
+class _Gated(FeedForward):
+    """Up, gated by the activation of a second projection, down (Shazeer 2020, arXiv 2002.05202, eq. 5 and 6)."""
+
+    def __init__(self, d_model: int, d_ff: int | None, bias: bool) -> None:
+        super().__init__()
+        self.d_ff = -(-8 * d_model // (3 * 64)) * 64 if d_ff is None else _positive(d_ff)
+        # one product is faster than two: gate in the first half of the rows, up in the second
+        self.gate_up = nn.Linear(d_model, 2 * self.d_ff, bias=bias)
+        self.down = nn.Linear(self.d_ff, d_model, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, F) each
+        y: Tensor = self.down(self.activation(gate) * up)
+        return y
+
+    def activation(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class SwiGLU(_Gated):
+    """Gated by the swish of a second projection (Shazeer 2020, arXiv 2002.05202, eq. 6), as in Llama.
 
     Args:
         d_model: width D of the model.
@@ -91,16 +110,34 @@ class SwiGLU(FeedForward):
     """
 
     def __init__(self, d_model: int, d_ff: int | None = None, bias: bool = False) -> None:
-        super().__init__()
-        self.d_ff = -(-8 * d_model // (3 * 64)) * 64 if d_ff is None else _positive(d_ff)
-        # one product is faster than two: gate in the first half of the rows, up in the second
-        self.gate_up = nn.Linear(d_model, 2 * self.d_ff, bias=bias)
-        self.down = nn.Linear(self.d_ff, d_model, bias=bias)
+        super().__init__(d_model, d_ff, bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, dim=-1)  # (B, T, F) each
-        y: Tensor = self.down(F.silu(gate) * up)
-        return y
+    def activation(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+
+class GEGLU(_Gated):
+    """Gated by the Gaussian error linear units of a second projection (Shazeer 2020, arXiv 2002.05202), as in Gemma.
+
+    Args:
+        d_model: width D of the model.
+        d_ff: inner width F; if not given 8/3 D, rounded up to a multiple of 64.
+        bias: whether the projections have one.
+        approximate: "none" is exact, "tanh" the approximation that Gemma was trained with.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        d_ff: int | None = None,
+        bias: bool = False,
+        approximate: Literal["none", "tanh"] = "none",
+    ) -> None:
+        super().__init__(d_model, d_ff, bias)
+        self.approximate = approximate
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate=self.approximate)
 
 
 def _positive(d_ff: int) -> int:

@@ -8,11 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from xlab.errors import ConfigError, GenerationError
+from xlab.transformer.kernels import FusedAttention
+from xlab.transformer.key_ranges import QUERIES_AT_ONCE, window_ranges
 from xlab.transformer.positions import Position
+
+FUSED = FusedAttention()
 
 
 class Placement:
@@ -40,35 +43,59 @@ class Placement:
         """Of the keys that ``store`` gives back, (S,)."""
         return self.positions
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether the mask says no more than "causal" (keys and queries are the same tokens) or than "everything"."""
+    def is_plain(self, window: int | None = None) -> bool:
+        """Whether "causal", where keys and queries are the same tokens, or "everything" says who may be seen.
+
+        Of keys from ``first_key`` on, that is; what a window hides of the queries' own tokens ``mix`` knows.
+        """
         return True
 
-    def visible(self) -> Tensor:
-        """Which keys each token may see: its own and those before it, (T, S) or (B, 1, T, S)."""
-        seen = self.key_positions <= self.positions.unsqueeze(-1)
+    def first_key(self, window: int | None) -> int:
+        """The first key that any query may see in layers of that window: those before it need not be read."""
+        return 0
+
+    def visible(self, window: int | None = None) -> Tensor:
+        """Which keys each token may see: its own and those before it, (T, S) or (B, 1, T, S), from ``first_key`` on."""
+        queries, keys = self.positions.unsqueeze(-1), self.key_positions[self.first_key(window) :]
+        seen = keys <= queries
+        if window is not None:
+            seen &= keys > queries - window
         return seen.unsqueeze(1) if seen.dim() == 3 else seen
 
-    def masking(self, position: Position) -> tuple[Tensor | None, bool]:
-        """What ``mix`` is to be given as ``attn_mask``, and as ``is_causal``; see ``Context``."""
-        bias = position.bias(self.positions, self.key_positions)
+    def masking(self, position: Position, window: int | None = None) -> tuple[Tensor | None, bool]:
+        """What ``mix`` is to be given as ``attn_mask``, and as ``is_causal``, in layers of that window."""
+        bias = position.bias(self.positions, self.key_positions[self.first_key(window) :])
         if bias is not None:
-            return bias.masked_fill(~self.visible(), float("-inf")), False
-        mask = None if self.is_plain else self.visible()
+            return bias.masked_fill(~self.visible(window), float("-inf")), False
+        mask = None if self.is_plain(window) else self.visible(window)
         return mask, mask is None and self.positions.size(-1) > 1
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh)."""
         return keys, values
 
-    def mix(self, queries: Tensor, keys: Tensor, values: Tensor, **settings: Any) -> Tensor:
+    def mix(
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        *,
+        kernel: FusedAttention = FUSED,
+        window: int | None = None,
+        **settings: Any,
+    ) -> Tensor:
         """Attend, (B, H, T, Dh); ``settings`` are those of ``scaled_dot_product_attention``."""
-        if queries.size(2) == 1 and queries.dtype == torch.bfloat16 and queries.is_cpu:
+        n_tokens = queries.size(2)
+        hides = window is not None and n_tokens > window
+        if settings.get("is_causal") and (hides or (n_tokens > QUERIES_AT_ONCE and not kernel.is_fused)):
+            del settings["is_causal"], settings["attn_mask"]
+            return window_ranges(n_tokens, window, queries.device).attend(queries, keys, values, kernel, **settings)
+        if n_tokens == 1 and queries.dtype == torch.bfloat16 and queries.is_cpu and kernel.is_fused:
             # a query alone takes a slow way through the kernel: two of it take half the time
-            queries = queries.expand(-1, -1, 2, -1)
-            return F.scaled_dot_product_attention(queries, keys, values, **settings)[:, :, :1]
-        return F.scaled_dot_product_attention(queries, keys, values, **settings)
+            twice: Tensor = kernel(queries.expand(-1, -1, 2, -1), keys, values, **settings)
+            return twice[:, :, :1]
+        mixed: Tensor = kernel(queries, keys, values, **settings)
+        return mixed
 
 
 class KVCache:
@@ -130,9 +157,14 @@ class KVCache:
         return max(self._lengths)
 
     @property
+    def shortest(self) -> int:
+        """Tokens held by the shortest row."""
+        return min(self._lengths)
+
+    @property
     def is_uniform(self) -> bool:
         """Whether all rows hold equally many tokens."""
-        return self.longest == min(self._lengths)
+        return self.longest == self.shortest
 
     @property
     def n_bytes(self) -> int:
@@ -232,9 +264,11 @@ class _UniformPlacement(Placement):
     def key_positions(self) -> Tensor:
         return torch.arange(self.end, device=self.positions.device)
 
-    @property
-    def is_plain(self) -> bool:
+    def is_plain(self, window: int | None = None) -> bool:
         return self.start == 0 or self.end == self.start + 1
+
+    def first_key(self, window: int | None) -> int:
+        return 0 if window is None or self.start == 0 else max(0, self.start - window + 1)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
@@ -249,6 +283,7 @@ class _RaggedPlacement(Placement):
     def __init__(self, cache: KVCache, n_tokens: int) -> None:
         self.cache = cache
         self.end = cache.longest + n_tokens
+        self.shortest = cache.shortest
         device = cache.keys[0].device
         self.rows = torch.arange(cache.batch_size, device=device).unsqueeze(-1)  # (B, 1)
         self.positions = cache.lengths.unsqueeze(-1) + torch.arange(n_tokens, device=device)  # (B, T)
@@ -257,9 +292,11 @@ class _RaggedPlacement(Placement):
     def key_positions(self) -> Tensor:
         return torch.arange(self.end, device=self.positions.device)
 
-    @property
-    def is_plain(self) -> bool:
+    def is_plain(self, window: int | None = None) -> bool:
         return False
+
+    def first_key(self, window: int | None) -> int:
+        return 0 if window is None else max(0, self.shortest - window + 1)
 
     def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]

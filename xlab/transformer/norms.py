@@ -41,11 +41,43 @@ class RMSNorm(Norm):
         nn.init.ones_(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        # PyTorch fuses this on GPUs and when compiling; on a CPU it runs, and differentiates, a dozen small operations
-        if x.is_cpu and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
-            scaled: Tensor = _CPURMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
-            return scaled
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return _rms_norm(x, self.weight, self.eps)
+
+
+class OffsetRMSNorm(RMSNorm):
+    """RMSNorm that scales by 1 + weight, so that weight decay draws it towards 1, not 0 (Gemma, arXiv 2403.08295).
+
+    Args:
+        d_model: width D of what is normalised.
+        eps: added to the mean square, so that a zero vector stays one.
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-6) -> None:
+        super().__init__(d_model, eps)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _rms_norm(x, 1 + self.weight, self.eps)
+
+
+class PlainRMSNorm(Norm):
+    """RMSNorm without a scale to learn, as nanochat has it.
+
+    Args:
+        d_model: width D of what is normalised.
+        eps: added to the mean square, so that a zero vector stays one.
+    """
+
+    def __init__(self, d_model: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        _check_eps(eps)
+        self.d_model, self.eps = d_model, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (self.d_model,), None, self.eps)
 
 
 class LayerNorm(Norm):
@@ -71,6 +103,14 @@ class LayerNorm(Norm):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    # PyTorch fuses this on GPUs and when compiling; on a CPU it runs, and differentiates, a dozen small operations
+    if x.is_cpu and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
+        scaled: Tensor = _CPURMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
+        return scaled
+    return F.rms_norm(x, weight.shape, weight, eps)
 
 
 class _CPURMSNorm(torch.autograd.Function):

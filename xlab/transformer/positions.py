@@ -1,6 +1,6 @@
 """Positions: how a token's place enters the model, in its embedding, its queries and keys, or its attention scores.
 
-Letters: B batch, T positions, S keys, D width, H heads, Dh width of a head.
+Letters: B batch, T positions, S keys, D width, H heads, Dh width of a head, R how much of it turns.
 """
 
 import math
@@ -9,14 +9,20 @@ import torch
 from torch import Tensor, nn
 
 from xlab.errors import ConfigError
+from xlab.transformer.rotary_scaling import RotaryScaling, rotary_frequencies
 
 
 class Position(nn.Module):
     """Tells the model where tokens stand; made as ``position(d_model, n_heads, max_len)``.
 
+    Attributes:
+        head_dim: the width of a head that ``rotate`` takes; None for any.
+
     Each of the three ways is the identity unless a subclass overrides it. ``positions`` are the tokens' indices in
     their own sequence: (T,) when all rows stand at the same places, (B, T) when they do not.
     """
+
+    head_dim: int | None = None
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         """Change the token embeddings, (B, T, D)."""
@@ -97,7 +103,7 @@ class SinusoidalPosition(Position):
         return x + self.table[positions].to(x.dtype)
 
     def _waves(self) -> Tensor:
-        angles = _angles(self.max_len, self.d_model, self.base)
+        angles = _angles(self.max_len, rotary_frequencies(self.base, self.d_model))
         # sine at even, cosine at odd places of the vector
         return self.amplitude * torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
@@ -105,47 +111,79 @@ class SinusoidalPosition(Position):
 class RotaryPosition(Position):
     """Turn queries and keys by angles that grow with the place (Su et al. 2021, arXiv 2104.09864, eq. 34).
 
-    The pairs that turn together are (i, i + Dh/2), the halves of a head, as in Llama's published weights in
+    The pairs that turn together are (i, i + R/2), the halves of what turns, as in Llama's published weights in
     ``transformers``; the paper pairs neighbours, (2i, 2i + 1), which is the same up to a permutation of the rows of the
     query and key projections.
 
     Args:
         d_model: width D of the model.
-        n_heads: number of query heads H; D / H must be even.
+        n_heads: number of query heads H.
         max_len: the longest sequence, in tokens.
         base: the slowest pair turns by about 1 / base a token.
+        fraction: share of a head's width that turns, its first R numbers; the rest knows no places (as in GPT-NeoX,
+            Black et al. 2022, arXiv 2204.06745, section 2.1).
+        head_dim: width of a head; D / H if not given.
+        scaling: for sequences longer than those trained on.
+
+    Attributes:
+        width: R, even.
     """
 
     table: Tensor
 
-    def __init__(self, d_model: int, n_heads: int, max_len: int, base: float = 10_000.0) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        n_heads: int,
+        max_len: int,
+        base: float = 10_000.0,
+        fraction: float = 1.0,
+        head_dim: int | None = None,
+        scaling: RotaryScaling | None = None,
+    ) -> None:
         super().__init__()
-        head_dim, rest = divmod(d_model, n_heads)
-        if rest or head_dim % 2:
+        if head_dim is None:
+            head_dim, rest = divmod(d_model, n_heads)
+            if rest or head_dim % 2:
+                raise ConfigError(
+                    f"rotary positions need an even d_model / n_heads, got {d_model} / {n_heads} = "
+                    f"{d_model / n_heads:g}"
+                )
+        if not 0 < fraction <= 1:
+            raise ConfigError(f"the fraction of a head that turns must be in (0, 1], got {fraction}")
+        self.width = int(head_dim * fraction)
+        if self.width < 2 or self.width % 2:
             raise ConfigError(
-                f"rotary positions need an even d_model / n_heads, got {d_model} / {n_heads} = {d_model / n_heads:g}"
+                f"rotary positions need an even width to turn, got {fraction:g} of {head_dim} = {self.width}"
             )
         if base <= 0:
             raise ConfigError(f"the base of rotary positions must be above 0, got {base}")
-        self.head_dim, self.max_len, self.base = head_dim, max_len, base
-        self.register_buffer("table", _fixed(self._turns()), persistent=False)  # (max_len, 2, Dh/2)
+        self.head_dim, self.max_len, self.base, self.scaling = head_dim, max_len, base, scaling
+        self.register_buffer("table", _fixed(self._turns()), persistent=False)  # (max_len, 2, R/2)
 
     def reset_parameters(self) -> None:
         self.table.copy_(self._turns())
 
     def rotate(self, x: Tensor, positions: Tensor) -> Tensor:
-        turns = self.table[positions].to(x.dtype)  # (T, 2, Dh/2) or (B, T, 2, Dh/2)
+        turns = self.table[positions].to(x.dtype)  # (T, 2, R/2) or (B, T, 2, R/2)
         if positions.dim() == 2:
             turns = turns.unsqueeze(1)  # the same for all heads
         cos, sin = turns.unbind(-2)
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat(
-            (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
-        )
+        first, second = x[..., : self.width].chunk(2, dim=-1)
+        turned = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
+        return torch.cat((*turned, x[..., self.width :]), dim=-1)
 
     def _turns(self) -> Tensor:
-        angles = _angles(self.max_len, self.head_dim, self.base)
-        return torch.stack((angles.cos(), angles.sin()), dim=-2)
+        if self.scaling is None:
+            return _turns_of(rotary_frequencies(self.base, self.width), self.max_len)
+        frequencies = self.scaling.frequencies(self.base, self.width, self.max_len)
+        return _turns_of(frequencies, self.max_len) * self.scaling.attention_factor
+
+
+def _turns_of(frequencies: Tensor, max_len: int) -> Tensor:
+    """Cosine and sine of each place's angles, (max_len, 2, R/2)."""
+    angles = _angles(max_len, frequencies)
+    return torch.stack((angles.cos(), angles.sin()), dim=-2)
 
 
 class ALiBi(Position):
@@ -180,10 +218,9 @@ def _alibi_slopes(n_heads: int) -> list[float]:
     return slopes + between[: n_heads - power]
 
 
-def _angles(max_len: int, width: int, base: float) -> Tensor:
-    """The angle of each place and pair, (max_len, width / 2): place · base^(-2i / width)."""
+def _angles(max_len: int, frequencies: Tensor) -> Tensor:
+    """The angle of each place and pair, (max_len, pairs)."""
     # float64: a float32 angle of place 100,000 is off by 0.004
-    frequencies = base ** -(torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
     return torch.outer(torch.arange(max_len, dtype=torch.float64, device="cpu"), frequencies)
 
 
