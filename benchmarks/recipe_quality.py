@@ -1,9 +1,12 @@
 """Bits per byte that recipes reach with equal tokens: XLab's default, nanoGPT's and litgpt's, over XLab's own parts.
 
     python -m benchmarks.recipe_quality -o recipes [--key value of ./xlab.py fit, for all recipes …]
+    python -m benchmarks.recipe_quality -o recipes --speed      # the same words once more, on a machine that is idle
 
-Built on `./manage.py ablate`: each recipe with each seed on the same batches, three learning rates each on seed 0, the
-best of them on the others. What is interrupted goes on with the same command. docs/benchmarks.md says what it is for.
+Built on `./manage.py ablate`: each recipe with each seed on the same batches; the peers have three learning rates each
+on seed 0, and the best of them on the other seeds. What is interrupted goes on with the same command. Figures by tokens
+do not depend on what else the machine does; figures by time do, so `--speed` times the recipes' steps in turns, after
+the runs. docs/benchmarks.md says what it is for.
 """
 
 import argparse
@@ -17,6 +20,7 @@ from pathlib import Path
 from benchmarks.machine import describe_commit, describe_machine, threads_available, today
 from benchmarks.options import positive, progress
 from benchmarks.recipe_report import Report, as_markdown, as_text, figures
+from benchmarks.recipe_speed import keep_speed, known_speed, time_recipes
 from xlab.commands.ablate import members_of
 from xlab.commands.trial_settings import StepCounter, base_of
 from xlab.commands.verify_resume import fit_command
@@ -36,7 +40,7 @@ class Recipe:
     """How a model is built and trained.
 
     Args:
-        rates: learning rates to choose from; set before the first run.
+        rates: learning rates to choose from, set before the first run; ours is what conf/defaults.yaml has.
         file: its YAML in ``recipes/``; None: as conf/defaults.yaml has it.
         missing: what XLab lacks for it.
     """
@@ -47,7 +51,7 @@ class Recipe:
 
 
 RECIPES = {
-    "xlab": Recipe((1.5e-3, 3e-3, 6e-3)),
+    "xlab": Recipe((3e-3,)),
     "nanogpt": Recipe((1e-3, 2e-3, 4e-3), "nanogpt.yaml"),
     "litgpt": Recipe((1e-3, 2e-3, 4e-3), "litgpt.yaml"),
     "nanochat": Recipe(
@@ -87,6 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             settings=[*_corpus(args.corpus), *(QUICK if args.quick else ()), *settings],
             quick=args.quick,
             parallel=args.parallel,
+            rounds=(1 if args.quick else args.rounds) if args.speed else None,
         )
     except XLabError as error:
         print(f"recipe_quality: error: {error}", file=sys.stderr)
@@ -108,6 +113,7 @@ def run(
     settings: Sequence[str] = (),
     quick: bool = False,
     parallel: int = 1,
+    rounds: int | None = None,
 ) -> Report:
     """Compare recipes.
 
@@ -119,6 +125,7 @@ def run(
         settings: fit's words, over those of all recipes.
         quick: whether the shape is too small for the recipes' warm-ups.
         parallel: runs at once.
+        rounds: of timing steps when all are trained; None keeps to the figures that the folder has.
 
     Raises:
         XLabError: for a recipe that lacks parts, or settings that cannot be.
@@ -141,6 +148,9 @@ def run(
         keep_plan(folder, plan.as_json())
         ablation = Ablation(folder, plan, fit_command())
         ablation.train(environments, say=progress)
+        if rounds is not None:
+            timed = {member.variant.name: [*base.words, *member.variant.words, *member.choice] for member in members}
+            keep_speed(folder, time_recipes(timed, rounds=rounds))
     lacking_parts = {name: recipe.missing for name, recipe in RECIPES.items() if recipe.missing}
     return {
         "benchmark": "recipe_quality",
@@ -153,7 +163,7 @@ def run(
         "seeds": seeds,
         "settings": shlex.join(settings),
         "missing": lacking_parts,
-        **figures(ablation),
+        **figures(ablation, known_speed(folder, names)),
     }
 
 
@@ -176,6 +186,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--budget", help="of a run (2M-tokens)")
     parser.add_argument("--seeds", type=positive, help="of each recipe (3)")
     parser.add_argument("--parallel", type=positive, default=1, help="runs at once (%(default)s)")
+    parser.add_argument("--speed", action="store_true", help="time steps in turns afterwards; leave the machine alone")
+    parser.add_argument("--rounds", type=positive, default=5, help="of these turns (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
     parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the tables of such a file; run nothing")
     parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")

@@ -6,43 +6,63 @@ from typing import Any
 import numpy as np
 
 from benchmarks.layout import as_columns, as_markdown_table
+from benchmarks.recipe_speed import Speed, cost
 from xlab.errors import XLabError
 from xlab.lab.ablation import Ablation
 from xlab.lab.comparison import compare
+from xlab.lab.overrides import folder_name
 from xlab.lab.run_groups import find_groups
 from xlab.lab.runs import Run
 from xlab.lab.verdict import verdicts
 
 Report = dict[str, Any]
 
-HEADINGS = ("recipe", "bits per byte", "by seed", "rate", "minutes", "tokens/s", "parameters")
+HEADINGS = ("recipe", "bits per byte", "by seed", "rate", "tokens/s", "minutes", "parameters")
 METRIC = "val/bits_per_byte"
 OURS, TARGET = "xlab", "nanogpt"
 MARKS = {"tokens": 0.25, "seconds": 0.35}  # the share of the target's, within which its last figure is to be reached
 
 
-def figures(ablation: Ablation) -> dict[str, Any]:
-    """Sum the runs up, in plain data."""
+def figures(ablation: Ablation, speed: Speed | None) -> dict[str, Any]:
+    """Sum the runs up, in plain data.
+
+    Args:
+        ablation: all of its runs over.
+        speed: what a token takes each recipe; None leaves out what is said of time.
+    """
     results = ablation.results()
     groups = find_groups([str(ablation.folder)])
     runs = {group.name: [run for run in group.runs if METRIC in run.metrics] for group in groups}
-    rates = {result.variant: result.choice.partition("=")[2] for result in results}
+    # a recipe with a single rate chose none
+    only = {member.variant.name: folder_name(member.choice) for member in ablation.plan.members}
+    rates = {result.variant: (result.choice or only[result.variant]).partition("=")[2] for result in results}
     failed = [f"{result.variant} seed {result.seed}: {result.error}" for result in results if result.figure is None]
-    entries = {name: _entry(runs.get(name, []), rates[name]) for name in rates}
+    costs = {name: None if speed is None else cost(speed, name) for name in rates}
+    entries = {name: _entry(runs.get(name, []), rates[name], costs[name]) for name in rates}
     said: list[str] = []
     try:
         comparison = compare(groups, baseline=OURS if OURS in runs else None)
         said = [*comparison.remarks, *verdicts(comparison)]
     except XLabError as error:
         said = [f"no comparison: {error}"]
-    shares = {axis: reach(runs.get(OURS, []), runs.get(TARGET, []), axis) for axis in MARKS}
-    return {"recipes": entries, "grid": ablation.choices(), "verdicts": said, "shares": shares, "failed": failed}
+    pair = runs.get(OURS, []), runs.get(TARGET, [])
+    shares = {"tokens": reach(*pair), "seconds": None}
+    if speed is not None and OURS in costs and TARGET in costs:
+        shares["seconds"] = reach(*pair, costs=(cost(speed, OURS), cost(speed, TARGET)))
+    said_of = {"verdicts": said, "shares": shares, "failed": failed, "speed": speed}
+    return {"recipes": entries, "grid": ablation.choices(), **said_of}
 
 
-def reach(ours: list[Run], theirs: list[Run], axis: str) -> list[float] | None:
-    """Give, by seed, what share of their tokens or seconds brings us to their last figure; above 1 where nothing does.
+def reach(ours: list[Run], theirs: list[Run], *, costs: tuple[float, float] = (1.0, 1.0)) -> list[float] | None:
+    """Give, by seed, what share of a rival's cost brings us to its last figure; above 1 where nothing does.
 
-    None where there is nothing to compare.
+    Args:
+        ours: runs, one a seed.
+        theirs: the rival's.
+        costs: of a token, ours and theirs: seconds, or 1 to count the tokens themselves.
+
+    Returns:
+        None where there is nothing to compare.
     """
     by_seed = {run.seed: run for run in theirs}
     shares = []
@@ -50,9 +70,9 @@ def reach(ours: list[Run], theirs: list[Run], axis: str) -> list[float] | None:
         rival = by_seed.get(run.seed)
         if rival is None:
             continue
-        target, whole = rival.series(METRIC).values[-1], rival.series(METRIC).over(axis)[-1]
+        target, whole = rival.series(METRIC).values[-1], costs[1] * rival.series(METRIC).tokens[-1]
         series = run.series(METRIC)
-        places, best = series.over(axis), np.minimum.accumulate(series.values)
+        places, best = costs[0] * series.tokens, np.minimum.accumulate(series.values)
         if best[-1] > target:
             shares.append(float("inf"))
         else:
@@ -76,9 +96,18 @@ def setting(report: Report) -> str:
     machine = report["machine"]
     lines = [
         f"{report['date']}, commit {report['commit']}: `{report['command']}`.",
-        f"{machine['processor']}, {machine['cores']} cores, {report['threads']} threads a run; "
-        f"{report['budget']} a run, {report['seeds']} seeds.",
+        f"{machine['processor']}, {machine['cores']} cores; {report['budget']} a run, {report['seeds']} seeds.",
     ]
+    if speed := report["speed"]:
+        rounds = len(next(iter(speed["seconds_per_token"].values())))
+        lines.append(
+            f"Time is tokens × seconds per token, the median of {rounds} rounds in turns "
+            f"({speed['date']}, commit {speed['commit']}, {speed['threads']} threads, load "
+            f"{speed['machine']['load_before']} before). The runs' own clocks count for nothing: others may have used "
+            "the machine."
+        )
+    else:
+        lines.append("Nothing is said of time: the recipes were not timed together (--speed).")
     if report["quick"]:
         lines.append("A smoke test on a tiny shape: no figure to quote.")
     return "\n".join(lines)
@@ -92,8 +121,10 @@ def rows(report: Report) -> list[tuple[str, ...]]:
             found.append((name, "failed", *["–"] * (len(HEADINGS) - 2)))
             continue
         by_seed = " ".join(f"{figure:.3f}" for figure in entry["figures"])
-        costs = f"{entry['seconds'] / 60:.1f}", f"{entry['tokens_per_second']:,.0f}", f"{entry['parameters']:,}"
-        found.append((name, f"{mean(entry['figures']):.4f}", by_seed, entry["rate"], *costs))
+        speed = entry["seconds_per_token"]
+        costs = ("–", "–") if speed is None else (f"{1 / speed:,.0f}", f"{speed * entry['tokens'] / 60:.1f}")
+        size = f"{entry['parameters']:,}"
+        found.append((name, f"{mean(entry['figures']):.4f}", by_seed, entry["rate"], *costs, size))
     for name in report["missing"]:
         found.append((name, "not run", *["–"] * (len(HEADINGS) - 2)))
     return found
@@ -112,14 +143,13 @@ def conclusions(report: Report) -> list[str]:
     return lines + [f"Failed: {line}" for line in report["failed"]]
 
 
-def _entry(runs: list[Run], rate: str) -> dict[str, Any]:
+def _entry(runs: list[Run], rate: str, seconds_per_token: float | None) -> dict[str, Any]:
     if not runs:
         return {"figures": [], "rate": rate}
-    seconds = mean(run.last("train_seconds") for run in runs)
     return {
         "figures": [run.last(METRIC) for run in runs],
         "rate": rate,
-        "seconds": seconds,
-        "tokens_per_second": mean(run.last("tokens") for run in runs) / seconds,
+        "tokens": mean(run.last("tokens") for run in runs),
+        "seconds_per_token": seconds_per_token,
         "parameters": runs[0].record.get("non_embedding_parameters"),
     }
