@@ -6,11 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from toy_decoder import make_decoder, recomputed
+from toy_decoder import ARCHITECTURES, make_decoder, recomputed
 
 from xlab.inference import Engine, Request
 from xlab.inference.fixed_step import FixedStep
-from xlab.transformer import ALiBi, GroupedQueryAttention, LearnedPosition, MultiQueryAttention, RotaryPosition
+from xlab.transformer import (
+    ALiBi,
+    GroupedQueryAttention,
+    LearnedPosition,
+    MultiQueryAttention,
+    RotaryPosition,
+    kv_cache,
+)
 
 
 @torch.no_grad()
@@ -33,9 +40,11 @@ def test_logits_are_those_of_the_ragged_step(position: Callable[..., Any], atten
         assert not ours[3, :, :7].any()  # the row that fills up the shape kept what it held
 
 
-def test_an_engine_that_compiles_gives_the_same_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("parts", [{}, *ARCHITECTURES.values()], ids=["the default", *ARCHITECTURES])
+def test_an_engine_that_compiles_gives_the_same_tokens(parts: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kv_cache, "SLACK", 4)
     monkeypatch.setattr("xlab.inference.engine.FixedStep", partial(FixedStep, backend="aot_eager"))
-    decoder = make_decoder()
+    decoder = make_decoder(**parts)
     engine = Engine(decoder, max_rows=4, chunk=4, compile=True)
     prompts = [[1], [2, 3, 4], [5] * 11, [6, 7], [8]]
     results = engine.generate([Request(prompt, max_new_tokens=9, temperature=0) for prompt in prompts])

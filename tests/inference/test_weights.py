@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from toy_decoder import make_decoder
+from toy_decoder import ARCHITECTURES, make_decoder
 
 from xlab.errors import GenerationError
 from xlab.inference import Engine, Request
@@ -23,6 +23,7 @@ BUILDS: list[dict[str, Any]] = [
         "feed_forward": lambda d_model, d_ff: GELUFeedForward(d_model, d_ff, bias=True),
         "attention": lambda d_model, n_heads, layer: MultiHeadAttention(d_model, n_heads, layer, bias=True),
     },
+    *ARCHITECTURES.values(),
 ]
 
 
@@ -75,6 +76,17 @@ def test_int8_keeps_little_more_than_a_byte_for_a_parameter() -> None:
     vectors = sum(2 * p.numel() * 2 for p in decoder.parameters() if p.dim() == 1)  # leaner norms hold theirs twice
     tables = sum(b.numel() * 4 for b in decoder.buffers())
     assert sum(everything.values()) <= 1.1 * parameters + vectors + tables
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_inputs", [8, 16, 24, 40, 48, 72])
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_int8_takes_any_number_of_inputs(n_inputs: int, n_rows: int) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(17, n_inputs), torch.randn(n_rows, n_inputs).bfloat16()
+    found = Int8Linear(weight, None, torch.bfloat16)(x).float()
+    expected = x.float() @ weight.T
+    assert (found - expected).std() < 0.05 * expected.std()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -1,12 +1,23 @@
 """The cache changes when a logit is computed, never what it is."""
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xlab.errors import ConfigError, GenerationError
-from xlab.transformer import ALiBi, Decoder, KVCache, LearnedPosition, MultiQueryAttention, RotaryPosition
+from xlab.transformer import (
+    ALiBi,
+    Decoder,
+    GroupedQueryAttention,
+    KVCache,
+    LearnedPosition,
+    MultiQueryAttention,
+    RotaryPosition,
+    kv_cache,
+)
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 
@@ -15,6 +26,13 @@ EXACT = {"rtol": 0.0, "atol": 1e-10}
 def in_chunks(decoder: Decoder, ids: torch.Tensor, sizes: list[int]) -> torch.Tensor:
     cache = decoder.make_cache(ids.size(0))
     return torch.cat([decoder(chunk, cache) for chunk in ids.split(sizes, dim=1)], dim=1)
+
+
+@pytest.fixture(params=[512, 4], ids=["windows in a whole cache", "windows in rings"], autouse=True)
+def slack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Small enough, a layer with a window keeps no more than that, and its places come around again."""
+    monkeypatch.setattr(kv_cache, "SLACK", request.param)
+    return request.param
 
 
 @torch.no_grad()
@@ -38,11 +56,25 @@ def test_rows_of_different_lengths_are_each_as_if_alone(decoder: Decoder, ids: t
         torch.testing.assert_close(ragged[row], decoder(alone)[0, length:], **EXACT)
 
 
-@pytest.fixture(scope="module", params=[RotaryPosition, LearnedPosition, ALiBi])
+WINDOWED = partial(GroupedQueryAttention, n_kv_heads=2, windows=[3, None, 1])
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        (RotaryPosition, MultiQueryAttention),
+        (LearnedPosition, MultiQueryAttention),
+        (ALiBi, MultiQueryAttention),
+        (RotaryPosition, WINDOWED),
+        (ALiBi, WINDOWED),
+        (RotaryPosition, partial(WINDOWED, cap=2.0, sinks=True)),
+    ],
+)
 def small(request: pytest.FixtureRequest) -> Decoder:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 11, "max_len": 12, "d_model": 16, "n_layers": 2, "n_heads": 4, "d_ff": 16}
-    return Decoder(**sizes, attention=MultiQueryAttention, position=request.param).double()
+    position, attention = request.param
+    sizes = {"vocab_size": 11, "max_len": 12, "d_model": 16, "n_layers": 3, "n_heads": 4, "d_ff": 16}
+    return Decoder(**sizes, attention=attention, position=position).double()
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -62,7 +94,7 @@ def test_any_sequence_of_appending_rewinding_and_reordering(small: Decoder, data
             for row, cached in zip(rows, logits, strict=True):
                 torch.testing.assert_close(cached, small(torch.tensor([row]))[0, -n:], **EXACT)
         elif action == "rewind":
-            lengths = [data.draw(st.integers(0, len(row))) for row in rows]
+            lengths = [data.draw(st.sampled_from([0, *range(max(len(row) - 4, 0), len(row) + 1)])) for row in rows]
             rows = [row[:length] for row, length in zip(rows, lengths, strict=True)]
             cache.rewind(torch.tensor(lengths))
         elif action == "reorder":
@@ -124,3 +156,32 @@ def test_refusals_name_the_numbers(make_decoder, ids: torch.Tensor) -> None:
     for lengths in (5, -1, [4, 4], torch.tensor([1, 2, 5])):
         with pytest.raises(GenerationError, match="cannot be rewound"):
             cache.rewind(lengths)
+
+
+@torch.no_grad()
+def test_a_layer_with_a_window_takes_no_more_memory_than_that(make_decoder, ids: torch.Tensor, slack: int) -> None:
+    decoder = make_decoder(attention=partial(GroupedQueryAttention, n_kv_heads=2, windows=[3, None]))
+    cache = decoder.make_cache(3)
+    kept = min(12, 3 + slack)
+    assert [keys.size(2) for keys in cache.keys] == [kept, 12]
+    assert cache.n_bytes == decoder.cache_bytes(3) == 3 * 2 * 2 * 6 * 8 * (kept + 12)
+    torch.testing.assert_close(decoder(ids, cache), decoder(ids), **EXACT)
+    if kept < 12:
+        with pytest.raises(GenerationError, match="can be rewound by 4 tokens, not by 5"):
+            cache.rewind(7)
+    cache.rewind(0)
+    torch.testing.assert_close(decoder(ids[:, :5], cache), decoder(ids[:, :5]), **EXACT)
+
+
+@torch.no_grad()
+def test_a_row_alone_and_copied_rows_go_on_in_their_rings(make_decoder, ids: torch.Tensor) -> None:
+    decoder = make_decoder(attention=partial(GroupedQueryAttention, n_kv_heads=2, windows=[2, 3]))
+    whole = decoder(ids)
+    cache = decoder.make_cache(4)
+    decoder(ids[:1, :9].expand(4, -1), cache)
+    cache.rows(0, 3)
+    cache.copy_rows([0], [2], length=9)
+    view = cache.rows(2, 3)
+    view.hold([9])
+    stepwise = torch.cat([decoder(ids[:1, t : t + 1], view) for t in range(9, 12)], dim=1)
+    torch.testing.assert_close(stepwise, whole[:1, 9:], **EXACT)

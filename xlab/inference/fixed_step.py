@@ -14,7 +14,7 @@ from torch import Tensor
 from xlab.inference.packed_linear import register
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kernels import FusedAttention
-from xlab.transformer.kv_cache import FUSED, KVCache, Placement
+from xlab.transformer.kv_cache import FUSED, KVCache, Placement, in_sight
 
 _numbers = count()
 
@@ -27,10 +27,13 @@ class FixedPlacement(Placement):
         values: of each layer, (R, H, capacity, Dh).
         lengths: tokens that each row holds, (R,), int64.
         seen: which keys each row may see, bool, (R, 1, 1, S).
+        rings: of the cache.
     """
 
-    def __init__(self, keys: list[Tensor], values: list[Tensor], lengths: Tensor, seen: Tensor) -> None:
-        self.keys, self.values, self.seen = keys, values, seen
+    def __init__(
+        self, keys: list[Tensor], values: list[Tensor], lengths: Tensor, seen: Tensor, rings: dict[int, int]
+    ) -> None:
+        self.keys, self.values, self.seen, self.rings = keys, values, seen, rings
         self.positions = lengths.unsqueeze(-1)  # (R, 1)
         self.rows = torch.arange(lengths.size(0), device=lengths.device).unsqueeze(-1)
 
@@ -44,12 +47,17 @@ class FixedPlacement(Placement):
     def visible(self, window: int | None = None) -> Tensor:
         if window is None:
             return self.seen
+        if window in self.rings:
+            return in_sight(self.positions, self.positions + 1, self.rings[window], window).unsqueeze(1)
         return self.seen & (self.key_positions > self.positions[:, None, None] - window)
 
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.keys[layer], self.values[layer]
-        all_keys[self.rows, :, self.positions] = keys.transpose(1, 2)
-        all_values[self.rows, :, self.positions] = values.transpose(1, 2)
+        slots = self.positions % all_keys.size(2)
+        all_keys[self.rows, :, slots] = keys.transpose(1, 2)
+        all_values[self.rows, :, slots] = values.transpose(1, 2)
+        if window in self.rings:
+            return all_keys, all_values
         end = self.seen.size(-1)
         return all_keys[:, :, :end], all_values[:, :, :end]
 
@@ -143,5 +151,5 @@ class FixedStep:
         self, ids: Tensor, lengths: Tensor, seen: Tensor, keys: list[Tensor], values: list[Tensor], guard: str
     ) -> Tensor:
         assert guard  # the compiler guards what is looked at
-        hidden = self.decoder.hidden_at(ids, FixedPlacement(keys, values, lengths, seen))
+        hidden = self.decoder.hidden_at(ids, FixedPlacement(keys, values, lengths, seen, self.cache.rings))
         return self.project(hidden[:, -1])

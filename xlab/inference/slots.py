@@ -59,7 +59,8 @@ class Slots:
         if not _decodes(row):
             return 0
         longest = min(self.cache.capacity, row.window or self.cache.capacity)
-        return max(0, longest - len(row.ids))
+        most = self.cache.most_at_once or longest  # wrong guesses are taken back
+        return max(0, min(longest - len(row.ids), most - 1))
 
     def open(self, ids: Sequence[int], window: int | None) -> Row:
         return self._add(Row(list(ids), window))
@@ -147,11 +148,14 @@ class Slots:
         """The rows from ``start`` that are fed together: one long prompt, or several that fit into a chunk."""
         first = self.rows[start]
         together, longest = [first], len(first.context)
+        shortest, most_padding = longest, self.cache.most_at_once or self.chunk
         if first.held or longest > self.chunk:
             return together
         for row in self.rows[start + 1 :]:
-            longest = max(longest, len(row.context))
+            longest, shortest = max(longest, len(row.context)), min(shortest, len(row.context))
             if row.rolls != first.rolls or longest * (len(together) + 1) > self.chunk:
+                break
+            if longest - shortest > most_padding:
                 break
             together.append(row)
         return together

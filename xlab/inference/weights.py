@@ -18,6 +18,7 @@ from xlab.inference.lean_parts import lean
 from xlab.inference.packed_linear import PackedLinear, can_pack
 from xlab.transformer.decoder import Decoder
 
+_INT8_BLOCK = 16  # inputs that PyTorch's kernel takes at a time; a rest it would read beyond the weights' end
 Precision = Literal["keep", "fp32", "bf16", "int8"]
 
 
@@ -122,7 +123,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.size(-1))  # (M, K)
-        if x.is_cpu and x.dtype == torch.bfloat16:
+        if x.is_cpu and x.dtype == torch.bfloat16 and rows.size(1) % _INT8_BLOCK == 0:
             y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
         else:
             y = F.linear(rows, self.weight.to(x.dtype)) * self.scale

@@ -69,8 +69,8 @@ class Attention(nn.Module):
     """Mixes positions; made as ``attention(d_model, n_heads, layer_index)``.
 
     A subclass makes queries, keys and values in its own way, turns queries and keys by ``context.rotate``, and calls
-    ``attend``, which keeps the cache. The last projection, the one that writes to the residual stream, is named
-    ``out``: the decoder's initialisation looks for that name.
+    ``attend``, which keeps the cache: no more of it than ``window`` says. The last projection, the one that writes to
+    the residual stream, is named ``out``: the decoder's initialisation looks for that name.
 
     Args:
         d_model: width D of the model.
@@ -131,9 +131,7 @@ class Attention(nn.Module):
         Returns:
             (B, T, H · Dh)
         """
-        keys, values = context.placement.store(self.layer_index, keys, values)
-        if first := context.placement.first_key(self.window):
-            keys, values = keys[:, :, first:], values[:, :, first:]
+        keys, values = context.placement.store(self.layer_index, keys, values, self.window)
         mask, is_causal = context.masking(self.window)
         n_tokens = queries.size(2)
         is_grouped = self.n_kv_heads < self.n_heads

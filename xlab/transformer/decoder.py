@@ -16,7 +16,7 @@ from xlab.transformer.documents import place_documents
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
 from xlab.transformer.initialisations import GPT2Initialisation, Initialisation
 from xlab.transformer.kernels import soft_cap
-from xlab.transformer.kv_cache import KVCache, Placement
+from xlab.transformer.kv_cache import KVCache, Placement, places
 from xlab.transformer.norms import Norm, RMSNorm
 from xlab.transformer.positions import Position, RotaryPosition
 from xlab.transformer.values import ValueMix
@@ -108,6 +108,9 @@ class Decoder(nn.Module):
         self.norm = norm(d_model) if blocks[-1].needs_final_norm else nn.Identity()
         attentions = [block.attention for block in blocks]
         self._cache_shapes = [(attention.n_kv_heads, attention.head_dim) for attention in attentions]
+        # a bias knows a key by its place, and a layer that keeps its window gives keys in another order
+        has_bias = type(self.position).bias is not Position.bias
+        self._cache_windows = [None if has_bias else attention.window for attention in attentions]
         for _, head_dim in self._cache_shapes:
             if self.position.head_dim not in (None, head_dim):
                 raise ConfigError(
@@ -150,6 +153,8 @@ class Decoder(nn.Module):
             if cache is not None:
                 raise ConfigError("packed documents are read at once; give no KV cache beside them")
             return self.hidden_at(ids, place_documents(documents))
+        if cache is not None and cache.longest and n_tokens > (most := cache.most_at_once or n_tokens):
+            return torch.cat([self.hidden(some, cache) for some in torch.split(ids, most, dim=1)], dim=1)
         placement = Placement(n_tokens, ids.device) if cache is None else cache.place(n_tokens)
         hidden = self.hidden_at(ids, placement)
         if cache is not None:
@@ -201,13 +206,21 @@ class Decoder(nn.Module):
         if capacity > self.max_len:
             raise ConfigError(f"a cache for {capacity} tokens is longer than the model's max_len, {self.max_len}")
         weight = self.embedding.weight
-        return KVCache(batch_size, capacity, self._cache_shapes, device=weight.device, dtype=dtype or weight.dtype)
+        return KVCache(
+            batch_size,
+            capacity,
+            self._cache_shapes,
+            device=weight.device,
+            dtype=dtype or weight.dtype,
+            windows=self._cache_windows,
+        )
 
     def cache_bytes(self, batch_size: int, max_len: int | None = None, *, dtype: torch.dtype | None = None) -> int:
         """How much memory ``make_cache`` would take."""
-        numbers = sum(2 * heads * head_dim for heads, head_dim in self._cache_shapes)
-        item_size = (dtype or self.embedding.weight.dtype).itemsize
-        return batch_size * (self.max_len if max_len is None else max_len) * numbers * item_size
+        capacity = self.max_len if max_len is None else max_len
+        layers = zip(self._cache_shapes, self._cache_windows, strict=True)
+        numbers = sum(2 * heads * head_dim * places(capacity, window) for (heads, head_dim), window in layers)
+        return batch_size * numbers * (dtype or self.embedding.weight.dtype).itemsize
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -131,8 +131,8 @@ class MuPInitialisation(GPT2Initialisation):
         needed = 1 / self._widening(decoder)
         if decoder.output is None and abs(decoder.logit_scale / needed - 1) > 1e-6:
             raise ConfigError(
-                f"model.logit_scale is {decoder.logit_scale:g}; MuPInitialisation of tied embeddings needs base_width / "
-                f"d_model, {needed:g}; set it, or model.tie_embeddings to false"
+                f"model.logit_scale is {decoder.logit_scale:g}; MuPInitialisation of tied embeddings needs "
+                f"base_width / d_model, {needed:g}; set it, or model.tie_embeddings to false"
             )
         super().__call__(decoder)
 

@@ -16,6 +16,30 @@ from xlab.transformer.key_ranges import QUERIES_AT_ONCE, window_ranges
 from xlab.transformer.positions import Position
 
 FUSED = FusedAttention()
+SLACK = 512  # tokens that may be fed at once, or taken back, where a layer keeps no more than its window
+
+
+def places(capacity: int, window: int | None) -> int:
+    """How many tokens a layer of that window keeps in a cache of that capacity."""
+    return capacity if window is None else min(capacity, window + SLACK)
+
+
+def in_sight(queries: Tensor, ends: Tensor | int, n_slots: int, window: int) -> Tensor:
+    """Which slots of a layer that keeps its window the queries may see, (..., T, S).
+
+    Token p stands in slot p modulo the layer's places, in that of a token that nobody needs any more.
+
+    Args:
+        queries: their places (..., T).
+        ends: how many tokens each row has been fed, (..., 1), or all rows.
+        n_slots: S, the first slots; all, or no fewer than the tokens fed.
+        window: of the layer.
+    """
+    slots = torch.arange(n_slots, device=queries.device)
+    last = ends - 1
+    held = (last - (last - slots) % (window + SLACK)).unsqueeze(-2)  # the token in each slot, (..., 1, S)
+    queries = queries.unsqueeze(-1)
+    return (held >= 0) & (held <= queries) & (held > queries - window)
 
 
 class Placement:
@@ -70,8 +94,11 @@ class Placement:
         mask = None if self.is_plain(window) else self.visible(window)
         return mask, mask is None and self.positions.size(-1) > 1
 
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh)."""
+    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+        """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh).
+
+        That is from ``first_key`` on; where a layer keeps no more than its window, in an order that ``masking`` knows.
+        """
         return keys, values
 
     def mix(
@@ -105,12 +132,18 @@ class KVCache:
     numbers, so that no step waits for the device. To fill rows with prompts of different lengths, pad them on the
     right, run them at once, and ``rewind`` to the true lengths: causal attention never saw the padding.
 
+    A layer with a window keeps that many tokens and ``SLACK`` more, in a ring, however long the rows grow.
+
     Args:
         batch_size: number of rows B.
         capacity: the most tokens that a row can hold.
         shapes: number of key-value heads H and width of a head Dh, for each layer.
         device: where to keep it.
         dtype: of keys and values.
+        windows: of each layer; None sees everything, and without the list all do.
+
+    Attributes:
+        rings: the windows whose layers keep no more than that, and how many places they have.
 
     Raises:
         ConfigError: for a batch size or capacity below 1.
@@ -124,23 +157,31 @@ class KVCache:
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        windows: Sequence[int | None] | None = None,
     ) -> None:
         if batch_size < 1 or capacity < 1:
             raise ConfigError(f"a KV cache needs at least one row and one place, got {batch_size} × {capacity}")
 
-        def allocate(n_layers: int, heads: int, head_dim: int) -> Tensor:
+        def allocate(n_layers: int, heads: int, n_places: int, head_dim: int) -> Tensor:
             # zeros: a place that is masked may be one that was never written, and 0 × NaN is NaN
-            return torch.zeros(n_layers, batch_size, heads, capacity, head_dim, device=device, dtype=dtype)
+            return torch.zeros(n_layers, batch_size, heads, n_places, head_dim, device=device, dtype=dtype)
 
         self.capacity = capacity
+        self.windows = [None] * len(shapes) if windows is None else list(windows)
+        kept = [
+            (heads, places(capacity, window), head_dim)
+            for (heads, head_dim), window in zip(shapes, self.windows, strict=True)
+        ]
         # layers of one shape are one tensor, so that rows are copied in one operation
-        n_layers = {shape: 2 * shapes.count(shape) for shape in dict.fromkeys(shapes)}
+        n_layers = {shape: 2 * kept.count(shape) for shape in dict.fromkeys(kept)}
         self._blocks = [allocate(n, *shape) for shape, n in n_layers.items()]
         layers = {shape: iter(block) for shape, block in zip(n_layers, self._blocks, strict=True)}
         # detached: to autograd, which is no use here but may be on, each layer is a tensor of its own
-        self.keys = [next(layers[shape]).detach() for shape in shapes]
-        self.values = [next(layers[shape]).detach() for shape in shapes]
+        self.keys = [next(layers[shape]).detach() for shape in kept]
+        self.values = [next(layers[shape]).detach() for shape in kept]
         self._lengths = [0] * batch_size
+        reach = {window: places(capacity, window) for window in self.windows if window is not None}
+        self.rings = {window: n_places for window, n_places in reach.items() if n_places < capacity}
 
     @property
     def batch_size(self) -> int:
@@ -170,6 +211,11 @@ class KVCache:
     def n_bytes(self) -> int:
         """Memory of keys and values; known on the meta device too."""
         return sum(x.numel() * x.element_size() for x in (*self.keys, *self.values))
+
+    @property
+    def most_at_once(self) -> int | None:
+        """The most tokens that rows which hold some can be fed at once, or can be taken back; None is no limit."""
+        return SLACK if self.rings else None
 
     def place(self, n_tokens: int) -> Placement:
         """Where each row's next tokens go; ``advance`` counts them once all layers have stored theirs.
@@ -201,6 +247,12 @@ class KVCache:
         kept = [lengths] * self.batch_size if isinstance(lengths, int) else list(lengths)
         if len(kept) != self.batch_size or not all(0 <= k <= n for k, n in zip(kept, self._lengths, strict=True)):
             raise GenerationError(f"a KV cache of rows with {self._lengths} tokens cannot be rewound to {kept}")
+        if self.rings:
+            for n, k in zip(self._lengths, kept, strict=True):
+                if k and n > min(self.rings.values()) and n - k > SLACK:
+                    raise GenerationError(
+                        f"a KV cache whose layers keep their windows can be rewound by {SLACK} tokens, not by {n - k}"
+                    )
         self._lengths = kept
 
     def reorder(self, rows: Tensor) -> None:
@@ -213,7 +265,14 @@ class KVCache:
         chosen = [block[:, :, :, :used].index_select(1, rows) for block in self._blocks]  # copies: rows may swap
         if len(rows) != self.batch_size:
             shapes = [(layer.size(1), layer.size(3)) for layer in self.keys]
-            other = KVCache(len(rows), self.capacity, shapes, device=rows.device, dtype=self.keys[0].dtype)
+            other = KVCache(
+                len(rows),
+                self.capacity,
+                shapes,
+                device=rows.device,
+                dtype=self.keys[0].dtype,
+                windows=self.windows,
+            )
             self.keys, self.values, self._blocks = other.keys, other.values, other._blocks
         for block, held in zip(self._blocks, chosen, strict=True):
             block[:, :, :, :used] = held
@@ -265,15 +324,34 @@ class _UniformPlacement(Placement):
         return torch.arange(self.end, device=self.positions.device)
 
     def is_plain(self, window: int | None = None) -> bool:
-        return self.start == 0 or self.end == self.start + 1
+        if self.start == 0:
+            return True
+        sees_all = window is None or self.end <= window or window not in self.cache.rings
+        return self.end == self.start + 1 and sees_all
 
     def first_key(self, window: int | None) -> int:
-        return 0 if window is None or self.start == 0 else max(0, self.start - window + 1)
+        if window is None or self.start == 0 or window in self.cache.rings:
+            return 0
+        return max(0, self.start - window + 1)
 
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def visible(self, window: int | None = None) -> Tensor:
+        if window is None or self.start == 0 or window not in self.cache.rings:
+            return super().visible(window)
+        return in_sight(self.positions, self.end, min(self.end, window + SLACK), window)
+
+    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
-        all_keys[:, :, self.start : self.end] = keys
-        all_values[:, :, self.start : self.end] = values
+        if window not in self.cache.rings:
+            all_keys[:, :, self.start : self.end] = keys
+            all_values[:, :, self.start : self.end] = values
+            first = self.first_key(window)
+            return all_keys[:, :, first : self.end], all_values[:, :, first : self.end]
+        n_places = self.cache.rings[window]
+        slots = self.positions[-n_places:] % n_places
+        all_keys[:, :, slots] = keys[:, :, -n_places:].to(all_keys.dtype)
+        all_values[:, :, slots] = values[:, :, -n_places:].to(all_values.dtype)
+        if self.start == 0:  # the first tokens may have no place any more
+            return keys, values
         return all_keys[:, :, : self.end], all_values[:, :, : self.end]
 
 
@@ -296,11 +374,19 @@ class _RaggedPlacement(Placement):
         return False
 
     def first_key(self, window: int | None) -> int:
-        return 0 if window is None else max(0, self.shortest - window + 1)
+        return 0 if window is None or window in self.cache.rings else max(0, self.shortest - window + 1)
 
-    def store(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def visible(self, window: int | None = None) -> Tensor:
+        if window is None or window not in self.cache.rings:
+            return super().visible(window)
+        ends = self.positions[:, -1:] + 1
+        return in_sight(self.positions, ends, min(self.end, window + SLACK), window).unsqueeze(1)
+
+    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
+        slots = self.positions % all_keys.size(2)
         # places by row are advanced indices around a slice, so that heads come after them: (B, T, H, Dh)
-        all_keys[self.rows, :, self.positions] = keys.transpose(1, 2).to(all_keys.dtype)
-        all_values[self.rows, :, self.positions] = values.transpose(1, 2).to(all_values.dtype)
-        return all_keys[:, :, : self.end], all_values[:, :, : self.end]
+        all_keys[self.rows, :, slots] = keys.transpose(1, 2).to(all_keys.dtype)
+        all_values[self.rows, :, slots] = values.transpose(1, 2).to(all_values.dtype)
+        first = self.first_key(window)
+        return all_keys[:, :, first : self.end], all_values[:, :, first : self.end]

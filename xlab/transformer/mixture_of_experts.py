@@ -130,7 +130,7 @@ class MixtureOfExperts(FeedForward):
         if self.training and torch.is_grad_enabled():
             self._routing = self._routed(scores, loads, dropped=1 - len(pairs) / n_pairs)
         owners = pairs // self.top_k
-        slices = tokens.index_select(0, owners).split(taken.tolist())
+        slices = tokens.index_select(0, owners).split_with_sizes(taken.tolist())
         # an expert without tokens takes part in training: its gradients are zeros then, and DDP waits for all
         mapped = [expert(own) for expert, own in zip(self.experts, slices, strict=True) if self.training or own.size(0)]
         back = torch.cat(mapped)
