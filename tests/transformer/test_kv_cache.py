@@ -28,11 +28,15 @@ def in_chunks(decoder: Decoder, ids: torch.Tensor, sizes: list[int]) -> torch.Te
     return torch.cat([decoder(chunk, cache) for chunk in ids.split(sizes, dim=1)], dim=1)
 
 
-@pytest.fixture(params=[512, 4], ids=["windows in a whole cache", "windows in rings"], autouse=True)
+both_ways = pytest.mark.parametrize("slack", [512, 4], ids=["windows in a whole cache", "in rings"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
 def slack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Small enough, a layer with a window keeps no more than that, and its places come around again."""
-    monkeypatch.setattr(kv_cache, "SLACK", request.param)
-    return request.param
+    """Small enough that a layer with a window keeps no more than that, and its places come around again."""
+    slack: int = getattr(request, "param", 4)
+    monkeypatch.setattr(kv_cache, "SLACK", slack)
+    return slack
 
 
 @torch.no_grad()
@@ -77,6 +81,7 @@ def small(request: pytest.FixtureRequest) -> Decoder:
     return Decoder(**sizes, attention=attention, position=position).double()
 
 
+@both_ways
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @torch.no_grad()
@@ -158,6 +163,7 @@ def test_refusals_name_the_numbers(make_decoder, ids: torch.Tensor) -> None:
             cache.rewind(lengths)
 
 
+@both_ways
 @torch.no_grad()
 def test_a_layer_with_a_window_takes_no_more_memory_than_that(make_decoder, ids: torch.Tensor, slack: int) -> None:
     decoder = make_decoder(attention=partial(GroupedQueryAttention, n_kv_heads=2, windows=[3, None]))
@@ -173,6 +179,7 @@ def test_a_layer_with_a_window_takes_no_more_memory_than_that(make_decoder, ids:
     torch.testing.assert_close(decoder(ids[:, :5], cache), decoder(ids[:, :5]), **EXACT)
 
 
+@both_ways
 @torch.no_grad()
 def test_a_row_alone_and_copied_rows_go_on_in_their_rings(make_decoder, ids: torch.Tensor) -> None:
     decoder = make_decoder(attention=partial(GroupedQueryAttention, n_kv_heads=2, windows=[2, 3]))
