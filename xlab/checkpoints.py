@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from xlab import __version__, factories
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.transformer.decoder import Decoder
+from xlab.transformer.footprint import claims_too_much, refuse_beyond_memory
 from xlab.transformer.lora import LoRA
+from xlab.transformer.unfilled import unfilled
 
 FORMAT = 1
 ALLOW_VARIABLE = "XLAB_ALLOW_MODULES"
@@ -137,8 +138,10 @@ def read(path: str | Path, map_location: Any = "cpu") -> Checkpoint:
     for name, weight in state.items():
         if not isinstance(name, str) or not isinstance(weight, Tensor) or weight.layout != torch.strided:
             raise CheckpointError(f"{path} is damaged: {name!r} of its weights is no plain tensor")
+    if too_much := claims_too_much(head["model"], state):
+        raise CheckpointError(f"{path} is damaged: {too_much}")
     for settings in (head["model"], head["data"]):
-        _check_classes(settings, path)
+        check_classes(settings, path)
     return Checkpoint(
         path=path,
         **{key: head[key] for key in sections},
@@ -198,6 +201,7 @@ def restore_decoder(checkpoint: Checkpoint) -> Decoder:
         with torch.random.fork_rng(devices=[]):  # no draw of the caller's is used up
             decoder = _bare_decoder(checkpoint)
             if decoder is None:
+                refuse_beyond_memory(checkpoint.model, build_decoder)
                 decoder = build_decoder(checkpoint.model)
                 fill(decoder, checkpoint)
             else:
@@ -212,13 +216,28 @@ def restore_decoder(checkpoint: Checkpoint) -> Decoder:
     return decoder
 
 
+def check_usable(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that no model could be made of. No second copy of the weights is made.
+
+    Raises:
+        CheckpointError: if the weights do not fit the settings.
+    """
+    try:
+        is_usable = _bare_decoder(checkpoint) is not None
+    except Exception:  # of any kind, where the settings are wrong; restore_decoder says which
+        is_usable = False
+    if not is_usable:
+        restore_decoder(checkpoint)
+
+
 def _bare_decoder(checkpoint: Checkpoint) -> Decoder | None:
     """The decoder without its weights, for which no memory and no time is taken; None where that is not all it lacks.
 
     Parts of someone else's may compute with tensors as they are made, and keep some that no checkpoint holds.
     """
     try:
-        with torch.device("meta"), _Unfilled():
+        with unfilled():
+            refuse_beyond_memory(checkpoint.model, build_decoder)
             decoder = build_decoder(checkpoint.model)
     except Exception as error:
         if "meta" in str(error):
@@ -228,30 +247,6 @@ def _bare_decoder(checkpoint: Checkpoint) -> Decoder | None:
     are_ours = all(type(part).__module__.startswith(("xlab.", "torch.")) for part in decoder.modules())
     own = decoder.state_dict()
     return decoder if are_ours and all(name in own for name, b in decoder.named_buffers() if b.is_meta) else None
-
-
-class _Unfilled(TorchFunctionMode):
-    """Leave tensors as they are made.
-
-    To fill one on the meta device, where nothing comes of it, torch imports its compiler: that takes longer than all
-    the rest of ``load``.
-    """
-
-    filling = frozenset(
-        f"{name}_"
-        for name in (
-            *("normal", "uniform", "trunc_normal", "zero", "zeros", "ones", "fill", "constant", "div", "mul"),
-            *("kaiming_uniform", "kaiming_normal", "xavier_uniform", "xavier_normal", "orthogonal"),
-        )
-    )
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        subject = args[0] if args else (kwargs or {}).get("tensor")
-        if getattr(func, "__name__", "") in self.filling and isinstance(subject, Tensor) and subject.is_meta:
-            return subject
-        return func(*args, **(kwargs or {}))
 
 
 def merged(checkpoint: Checkpoint) -> Checkpoint:
@@ -305,7 +300,12 @@ def export(path: str | Path, folder: str | Path) -> tuple[Path, bool]:
         CheckpointError: as ``read``, and if a file of that name holds other content.
     """
     checkpoint = merged(read(path))
-    restore_decoder(checkpoint)  # a file that could not be used is not worth exporting
+    check_usable(checkpoint)  # or it is not worth exporting
+    return store(checkpoint, folder)
+
+
+def store(checkpoint: Checkpoint, folder: str | Path) -> tuple[Path, bool]:
+    """Write a checkpoint that was read, or imported, into ``folder``, named by content; returns as ``export``."""
     digest = content_hash(checkpoint)
     target = Path(folder) / f"xlab-{digest[:16]}.pt"
     if target.exists() or target.is_symlink():
@@ -401,11 +401,15 @@ def _load(path: Path, map_location: Any) -> Any:
         ) from error
 
 
-def _check_classes(settings: Any, path: Path, is_part: bool = False) -> None:
-    """Refuse a class that may not be imported, wherever ``factories.build`` or the parser would look for one."""
+def check_classes(settings: Any, path: Path, is_part: bool = False) -> None:
+    """Refuse a class that may not be imported, wherever ``factories.build`` or the parser would look for one.
+
+    Raises:
+        CheckpointError: naming the class.
+    """
     if isinstance(settings, list):
         for value in settings:
-            _check_classes(value, path, is_part)
+            check_classes(value, path, is_part)
     if isinstance(settings, str) and is_part:  # a class path alone is as good as class_path with init_args
         settings = {"class_path": settings}
     if not isinstance(settings, dict):
@@ -421,9 +425,13 @@ def _check_classes(settings: Any, path: Path, is_part: bool = False) -> None:
     for key, value in settings.items():
         if key == "init_args" and isinstance(value, dict):
             for name, argument in value.items():
-                _check_classes(argument, path, is_part=name in parts)
+                check_classes(argument, path, is_part=name in parts)
+        elif key == "learning_rates" and isinstance(value, dict):
+            # its keys are patterns of names, with dots; its numbers name no class
+            if wrong := [pattern for pattern, rate in value.items() if not isinstance(rate, int | float)]:
+                raise CheckpointError(f"{path} is damaged: its header has no number for {key}.{wrong[0]}")
         elif key != "class_path":
-            _check_classes(value, path, is_part=key in CLASS_SETTINGS)
+            check_classes(value, path, is_part=key in CLASS_SETTINGS)
 
 
 def _allowed_class(name: str, path: Path) -> type:

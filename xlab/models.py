@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED, Batch
 from xlab.errors import CheckpointError, ConfigError, DataError, TrainingError
+from xlab.interop import huggingface
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
@@ -24,6 +25,7 @@ from xlab.training.schedules import Cosine, Schedule
 from xlab.transformer.attention import Attention, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
+from xlab.transformer.footprint import refuse_beyond_memory
 from xlab.transformer.initialisations import GPT2Initialisation, Initialisation
 from xlab.transformer.kv_cache import KVCache
 from xlab.transformer.lora import LoRA
@@ -31,6 +33,8 @@ from xlab.transformer.mixture_of_experts import mixtures, take_routing
 from xlab.transformer.norms import Norm, RMSNorm
 from xlab.transformer.positions import Position, RotaryPosition
 from xlab.transformer.values import ValueMix
+
+_NO_START = {"init_from": None, "pretrained": None, "config": None}
 
 
 class XLabModel(LightningModule):
@@ -61,6 +65,8 @@ class XLabModel(LightningModule):
         optimizer: Callable[[Iterable[dict[str, Any]]], Optimizer] = torch.optim.AdamW,
         schedule: Callable[[int], Schedule] = Cosine,
         init_from: str | None = None,
+        pretrained: str | None = None,
+        config: str | None = None,
         lora: Callable[[], LoRA] | None = None,
         freeze: list[str] | None = None,
         learning_rates: dict[str, float] | None = None,
@@ -96,6 +102,8 @@ class XLabModel(LightningModule):
             schedule: Cosine, Linear, Polynomial, Constant, InverseSquareRoot, WarmupStableDecay; made with the run's
                 number of optimiser steps.
             init_from: an XLab checkpoint whose weights a new run starts from.
+            pretrained: a published model (a folder, or a name on the hub) whose weights a new run starts from.
+            config: a published configuration (a config.json, or where one is) that a new model is made of.
             lora: LoRA, to train low-rank corrections of chosen projections and nothing else.
             freeze: patterns of the names of parameters to hold still, such as ["embedding*", "blocks.0.*"].
             learning_rates: patterns of names to factors of the learning rate, such as {"embedding*": 0.1}.
@@ -108,11 +116,17 @@ class XLabModel(LightningModule):
         self.save_hyperparameters()  # under LightningCLI the configuration itself, in Python the arguments
         settings = factories.plain(dict(self.hparams), "model")
         self._set_hparams(settings)
+        refuse_beyond_memory(settings, checkpoints.build_decoder)
         self.decoder = checkpoints.build_decoder(settings)
         self.objective: Objective = factories.build(settings["objective"])
         self.metrics = TokenMetrics()
         if init_from is not None:
             checkpoints.fill(self.decoder, checkpoints.read(init_from))
+        for option, source in (("pretrained", pretrained), ("config", config)):
+            if source is not None:
+                huggingface.refuse_others(settings, source, option)
+        if pretrained is not None:
+            huggingface.fill(self.decoder, pretrained)
         if settings["lora"] is not None:
             factories.build(settings["lora"]).adapt(self.decoder)
         hold_still(self, settings["freeze"] or [])
@@ -140,7 +154,7 @@ class XLabModel(LightningModule):
         checkpoint = checkpoints.merged(checkpoints.read(checkpoint_path, map_location=map_location))
         try:
             with torch.random.fork_rng():  # the initial weights are replaced at once: no draw is used up
-                model = cls(**{**checkpoint.model, "init_from": None, **changes})
+                model = cls(**{**checkpoint.model, **_NO_START, **changes})
         except Exception as error:  # a class of the wrong kind, or with wrong arguments, fails in its own way
             raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
         checkpoints.fill(model.decoder, checkpoint)
@@ -310,8 +324,9 @@ class XLabModel(LightningModule):
         own = dict(self.decoder.named_parameters())
 
         def widening(name: str, parameter: nn.Parameter) -> float:
-            is_decoder_s = own.get(name) is parameter  # an objective may have some of its own
-            return self.decoder.initialisation.learning_rate_factor(name, parameter, self.decoder) if is_decoder_s else 1.0
+            if own.get(name) is not parameter:  # an objective may have some of its own
+                return 1.0
+            return self.decoder.initialisation.learning_rate_factor(name, parameter, self.decoder)
 
         return decay_groups(self, widening=widening, learning_rates=self.hparams["learning_rates"])
 
@@ -399,5 +414,5 @@ class XLabModel(LightningModule):
         # the tokenizer itself goes along: how it was come by need not be had where it is used
         settings = {name: value for name, value in data.hparams.items() if name != "tokenizer"}
         checkpoint["xlab"] = checkpoints.header(
-            model={**self.hparams, "init_from": None}, data=settings, tokenizer=data.tokenizer.to_json(), info=info
+            model={**self.hparams, **_NO_START}, data=settings, tokenizer=data.tokenizer.to_json(), info=info
         )

@@ -32,10 +32,10 @@ class TestExport:
         assert again.exit_code == 0
         assert again.stdout == f"the same content is already there\n{first}"
         # an export of the export is the export
-        assert export(first.strip(), "-o", tmp_path).stdout == again.stdout
+        assert export(first.splitlines()[-1], "-o", tmp_path).stdout == again.stdout
 
     def test_other_content_is_never_overwritten(self, tmp_path: Path) -> None:
-        path = Path(export("logs/version_0", "-o", tmp_path).stdout.strip())
+        path = Path(export("logs/version_0", "-o", tmp_path).stdout.splitlines()[-1])
         path.write_bytes(b"my notes")
         result = export("logs/version_0", "-o", tmp_path)
         assert result.exit_code == 2

@@ -75,7 +75,9 @@ def test_where_nothing_is_prepared_nothing_is_made(
     assert result.exit_code == 0, result.output
     assert list(tmp_path.iterdir()) == []
     assert "note: data.cache_dir: .cache holds no prepared data" in result.stdout
-    assert "estimated" in result.stdout
+    (told,) = (line for line in result.stdout.splitlines() if line.split()[:1] == ["data"])
+    assert told.count("estimated") == 1
+    assert "not prepared yet" in told
 
 
 @pytest.mark.parametrize(

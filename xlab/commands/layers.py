@@ -9,17 +9,21 @@ from typing import Any
 
 import yaml
 
-import xlab
 from xlab import checkpoints
+from xlab.commands.conf_folder import conf_folder
 from xlab.commands.parser import linked_by_hand
 from xlab.datamodules import CheckpointTokenizer
 from xlab.errors import CheckpointError, ConfigError
 from xlab.factories import class_path
 
 LINKS = {"model.vocab_size": "data.vocab_size", "model.max_len": "data.seq_len"}
+PUBLISHED = ("model.pretrained", "model.config")
 CONFIG_OPTIONS = ("-c", "--config")
 Settings = dict[str, Any]
 
+_WINDOW = (
+    1024  # tokens: as long a window as is proposed; published contexts of 131,072 fill no ordinary machine's memory
+)
 _CLASS = re.compile(r"(?P<module>[A-Za-z_]\w*(\.[A-Za-z_]\w*)*)\.(?P<name>[A-Za-z_]\w*)")
 
 
@@ -69,20 +73,19 @@ def resumable(path: str) -> Path:
     return checkpoint.path
 
 
-def conf_folder() -> Path:
-    """Give the folder of XLab's own YAML: in the package where it was installed, beside it in a checkout."""
-    package = Path(xlab.__file__).parent
-    folder = next((parent / "conf" for parent in (package, package.parent) if (parent / "conf").is_dir()), None)
-    if folder is None or not (folder / "defaults.yaml").is_file():
-        raise ConfigError(f"conf/defaults.yaml is missing beside {package}; restore it from the repository")
-    return folder
-
-
 def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]:
-    """Give the settings that a checkpoint proposes, and those it decides."""
+    """Give the settings that a checkpoint, or a published model, proposes, and those it decides."""
+    starts = [key for key in ("model.init_from", *PUBLISHED) if told.get(key) is not None]
+    if len(starts) > 1 and told.get("ckpt_path") is None:
+        raise ConfigError(f"{' and '.join(starts)} say each what the model is; leave one out")
     if (path := told.get("ckpt_path")) is not None:
-        checkpoint = checkpoints.read(resumable(str(path)) if subcommand == "fit" else str(path))
+        if subcommand == "fit":
+            checkpoint = checkpoints.read(resumable(str(path)))
+        else:  # what a run is measured by is what would be exported
+            checkpoint = checkpoints.merged(checkpoints.read(str(path)))
         model = {key: value for key, value in checkpoint.model.items() if f"model.{key}" not in LINKS}
+        # what the run once started from is not looked at again
+        model |= {key.removeprefix("model."): None for key in PUBLISHED if key in told}
         # the same windows, and the same rounding, give the same figures
         trainer = {"precision": checkpoint.info.get("precision")}
         if subcommand == "validate":
@@ -94,7 +97,42 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         architecture = set(checkpoints.SIZES + checkpoints.PARTS) - {"vocab_size", "max_len", "dropout"}
         model = {key: value for key, value in checkpoint.model.items() if key in architecture}
         return {"data": {"seq_len": checkpoint.model["max_len"]}}, {"model": model, "data": _tokens_of(checkpoint)}
+    if starts:
+        return _of_published(starts[0], str(told[starts[0]]), told)
     return {}, {}
+
+
+def _of_published(option: str, source: str, told: Settings) -> tuple[Settings, Settings]:
+    """Give what a published model proposes and decides: with its weights its tokenizer goes, without them it need not.
+
+    Raises:
+        ConfigError: for another tokenizer than its own, or a context that it has no places for.
+        ConversionError: naming everything in its configuration that XLab has no equal for.
+    """
+    from xlab.interop import huggingface
+
+    settings = huggingface.model_settings(source)
+    model = {key: value for key, value in settings.items() if f"model.{key}" not in LINKS}
+    seq_len, has_table = told.get("data.seq_len"), "LearnedPosition" in settings["position"]["class_path"]
+    data: Settings = {"seq_len": min(settings["max_len"], _WINDOW)}
+    if option == "model.config":
+        if not any(key.startswith("data.tokenizer") for key in told):
+            data["vocab_size"] = settings["vocab_size"]
+        return {"data": data}, {"model": model}
+    if has_table and isinstance(seq_len, int) and seq_len > settings["max_len"]:
+        raise ConfigError(f"data.seq_len is {seq_len}, and {source} has learned {settings['max_len']} places, no more")
+    own = huggingface.tokenizer_settings(source)
+    for key, value in told.items():
+        if key.startswith("data.tokenizer") and value is not None and not _is_of(key, value, own):
+            raise ConfigError(f"{key} is {value}, but {source} brings its own tokenizer; leave data.tokenizer out")
+    # its size is the tokenizer's, whatever the layers below say
+    return {"data": data}, {"model": model, "data": {"tokenizer": own, "vocab_size": None}}
+
+
+def _is_of(key: str, value: Any, own: Settings) -> bool:
+    """Tell whether a user's word for data.tokenizer is that of the run's saved configuration."""
+    said = {"class_path": own["class_path"], **{f"init_args.{name}": path for name, path in own["init_args"].items()}}
+    return bool(said.get(key.removeprefix("data.tokenizer.")) == value)
 
 
 def _tokens_of(checkpoint: checkpoints.Checkpoint) -> Settings:

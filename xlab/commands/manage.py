@@ -4,9 +4,12 @@ import click
 
 from xlab.commands.ablate import ablate
 from xlab.commands.compare import compare
-from xlab.commands.console import DEBUG_OPTION, one_line_errors
 from xlab.commands.data_report import data_report
 from xlab.commands.evaluate import evaluate
+from xlab.commands.export_checkpoint import export_checkpoint
+from xlab.commands.import_checkpoint import import_checkpoint
+from xlab.commands.inspect_checkpoint import inspect
+from xlab.commands.mup_check import mup_check
 from xlab.commands.plan import plan
 from xlab.commands.prepare_data import prepare_data
 from xlab.commands.report import report
@@ -24,28 +27,7 @@ def main() -> None:
 
 
 OF_DATA = (train_tokenizer, prepare_data, validate_data, data_report)
-OF_RUNS = (plan, ablate, sweep, scaling, compare, runs, report, verify_resume)
-for command in (*OF_DATA, *OF_RUNS, evaluate):
+OF_RUNS = (plan, ablate, sweep, scaling, mup_check, compare, runs, report, verify_resume)
+OF_CHECKPOINTS = (evaluate, inspect, export_checkpoint, import_checkpoint)
+for command in (*OF_DATA, *OF_RUNS, *OF_CHECKPOINTS):
     main.add_command(command)
-
-
-@main.command("export-checkpoint")
-@click.argument("checkpoint")
-@click.option("-o", "--output", default="exports", help="Folder to write to.")
-@click.option("--allow-module", multiple=True, help="Trust the classes of this module that the checkpoint names.")
-@click.option(DEBUG_OPTION, is_flag=True, help="Show the traceback of an error.")
-def export_checkpoint(checkpoint: str, output: str, allow_module: tuple[str, ...], debug: bool) -> None:
-    """Write a clean .pt of CHECKPOINT: weights, settings and tokenizer, without the optimiser.
-
-    CHECKPOINT is a .ckpt, a .pt, or a run folder (its best). The file is named by a hash of its content, and its path
-    is the last line printed.
-    """
-    with one_line_errors("manage.py export-checkpoint", debug=debug):
-        from xlab import checkpoints
-
-        for module in allow_module:
-            checkpoints.allow_module(module)
-        path, was_there = checkpoints.export(checkpoint, output)
-        if was_there:
-            click.echo("the same content is already there")
-        click.echo(path)

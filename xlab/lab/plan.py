@@ -3,10 +3,9 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
-
 from xlab import checkpoints, factories
 from xlab.errors import ConfigError
+from xlab.lab.parameters import by_part
 from xlab.lab.plan_course import Course, Settings, make_course
 from xlab.lab.plan_data import DataPlan, data_plan
 from xlab.lab.plan_lint import Finding, lint
@@ -14,6 +13,8 @@ from xlab.lab.plan_memory import StepMemory, step_memory
 from xlab.lab.plan_time import Spread, StepTimes, measure
 from xlab.training.schedules import Schedule
 from xlab.transformer.flops import flops_per_token
+from xlab.transformer.footprint import refuse_beyond_memory
+from xlab.transformer.unfilled import unfilled
 
 __all__ = ["Course", "Finding", "Plan", "Settings", "Spread", "StepTimes", "make_plan", "measure"]
 
@@ -26,7 +27,7 @@ class Plan:
 
     Args:
         settings: what was planned.
-        parameters: by part: embedding, positions, attention, feed-forward, norms, output.
+        parameters: by part, as ``by_part`` gives them.
         flops_per_token: of training.
         course: steps, tokens, validations.
         data: the corpus.
@@ -118,9 +119,10 @@ def make_plan(settings: Settings, *, seconds: float | None = 10.0, token_batch: 
         ConfigError: when the settings make no model, or no step of it can be trained.
         DataError: when the corpus is missing.
     """
-    with torch.device("meta"):
+    with unfilled():
+        refuse_beyond_memory(settings.model, checkpoints.build_decoder)
         decoder = checkpoints.build_decoder(settings.model)
-    parameters = by_part(decoder)
+    parameters = by_part((name, weight.numel()) for name, weight in decoder.named_parameters())
     flops = flops_per_token(decoder, int(settings.data["seq_len"]))
     data = data_plan(settings.datamodule, settings.root)
     memory, unknown = _memory(settings)
@@ -130,23 +132,6 @@ def make_plan(settings: Settings, *, seconds: float | None = 10.0, token_batch: 
     plan = Plan(settings, parameters, flops, course, data, memory, unknown, times, schedule, schedule_error)
     plan.findings.extend(lint(plan, token_batch=token_batch))
     return plan
-
-
-def by_part(decoder: Any) -> dict[str, int]:
-    """Count a decoder's parameters by what they belong to."""
-    counts = dict.fromkeys(("embedding", "positions", "attention", "feed-forward", "norms", "output"), 0)
-    for name, weight in decoder.named_parameters():
-        counts[_part(name)] += weight.numel()
-    return counts
-
-
-def _part(name: str) -> str:
-    first, *inner = name.split(".")
-    if first != "blocks":
-        return {"embedding": "embedding", "position": "positions", "output": "output"}.get(first, "norms")
-    if "feed_forward" in inner[1]:
-        return "feed-forward"
-    return "attention" if inner[1] == "attention" else "norms"
 
 
 def _schedule(settings: Settings, steps: int | None) -> tuple[Schedule | None, str | None]:

@@ -177,7 +177,7 @@ def _estimated(datamodule: XLabDataModule, tokenizer: Tokenizer | None, reason: 
     item_size = 2 if datamodule.vocab_size <= 1 << 16 else 4
     disk = sum(math.ceil(size / per_token) for size in sizes.values()) * item_size
     read = "all of its text read" if is_whole else "its beginning read"
-    how = f"estimated: not prepared yet; {read}, {per_token:.2f} bytes per token {said}, no padding"
+    how = f"not prepared yet; {read}, {per_token:.2f} bytes per token {said}, no padding"
     return DataPlan("estimated", how, splits, disk, reason)
 
 

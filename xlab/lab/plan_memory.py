@@ -19,7 +19,7 @@ from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED
 from xlab.lab.plan_steps import batch_shape
 from xlab.training.objectives import Objective
-from xlab.training.optimizers import decay_groups
+from xlab.training.optimizers import decay_groups, hold_still
 from xlab.transformer.decoder import Decoder
 
 _AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
@@ -96,10 +96,15 @@ def step_memory(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, 
     rows, seq_len = batch_shape(data)
     with FakeTensorMode(), Ledger() as ledger, _default_dtype(_TRUE.get(precision, torch.float32)):
         decoder = checkpoints.build_decoder(model)
+        if model.get("lora") is not None:
+            factories.build(model["lora"]).adapt(decoder)
+        hold_still(decoder, model.get("freeze") or [])
         objective = factories.build(model["objective"])
         weights = ledger.live
         simulation = _Simulation(decoder, objective, ledger, _AUTOCAST.get(precision), (rows, seq_len))
-        optimizer = factories.build(model["optimizer"], decay_groups(decoder))
+        optimizer = factories.build(
+            model["optimizer"], decay_groups(decoder, learning_rates=model.get("learning_rates"))
+        )
         accumulated = min(int(trainer.get("accumulate_grad_batches") or 1), 2)  # the third is as the second
         for _ in range(2):
             activations = max(simulation.micro_batch() for _ in range(accumulated))

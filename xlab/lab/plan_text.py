@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from xlab.lab.plan import OPTIMAL_TOKENS, Plan
+from xlab.lab.units import size
 
 _WIDTH = 26
 UNKNOWN = "not known"
@@ -79,10 +80,10 @@ def _memory(plan: Plan) -> Iterator[tuple[str, str, str]]:
 
 
 def _disk(plan: Plan) -> Iterator[tuple[str, str, str]]:
-    yield "prepared data", size(plan.data.disk_bytes), plan.data.origin
+    yield "prepared data", _size(plan.data.disk_bytes), plan.data.origin
     one = plan.checkpoint_bytes
     how = "computed" if plan.times is None else "measured"
-    yield "checkpoints", size(None if one is None else 2 * one), f"best and last, {size(one)} each; {how}"
+    yield "checkpoints", _size(None if one is None else 2 * one), f"best and last, {_size(one)} each; {how}"
 
 
 def _time(plan: Plan) -> Iterator[tuple[str, str, str]]:
@@ -106,16 +107,8 @@ def _time(plan: Plan) -> Iterator[tuple[str, str, str]]:
     yield "the run", _seconds(whole.median), span
 
 
-def size(n_bytes: int | None) -> str:
-    """Write bytes in a unit that suits them."""
-    if n_bytes is None:
-        return UNKNOWN
-    amount = float(n_bytes)
-    for unit in ("bytes", "KiB", "MiB", "GiB"):
-        if amount < 1024 or unit == "GiB":
-            break
-        amount /= 1024
-    return f"{amount:,.0f} {unit}" if unit == "bytes" else f"{amount:,.1f} {unit}"
+def _size(n_bytes: int | None) -> str:
+    return UNKNOWN if n_bytes is None else size(n_bytes)
 
 
 def _seconds(seconds: float | None) -> str:

@@ -71,8 +71,8 @@ def _group(parameters: list[nn.Parameter], is_vector: bool, widening: float, own
 def scale_rates(optimizer: Optimizer) -> None:
     """Multiply each group's learning rate by its factor.
 
-    Where the factor is the width's, weight decay is divided by it: Adam's decoupled decay is multiplied by the rate, and
-    the time over which weights are forgotten must not depend on the width (Wang and Aitchison 2024, arXiv 2405.13698).
+    Where the factor is the width's, weight decay is divided by it: AdamW multiplies its decay by the rate, and the time
+    over which weights are forgotten must not depend on the width (Wang and Aitchison 2024, arXiv 2405.13698).
     """
     for group in optimizer.param_groups:
         group["lr"] = group["lr"] * group[FACTOR]

@@ -26,6 +26,8 @@ from xlab.transformer.initialisations import (
 )
 from xlab.transformer.kernels import ExplicitAttention, FusedAttention
 from xlab.transformer.kv_cache import KVCache, Placement
+from xlab.transformer.lora import LoRA
+from xlab.transformer.mixture_of_experts import MixtureOfExperts
 from xlab.transformer.norms import LayerNorm, Norm, OffsetRMSNorm, PlainRMSNorm, RMSNorm
 from xlab.transformer.positions import (
     ALiBi,
@@ -68,6 +70,8 @@ __all__ = [
     "LearnedPosition",
     "LinearScaling",
     "Llama3Scaling",
+    "LoRA",
+    "MixtureOfExperts",
     "MuPInitialisation",
     "MultiHeadAttention",
     "MultiQueryAttention",
