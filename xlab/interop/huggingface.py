@@ -20,7 +20,6 @@ from xlab.interop.published import PublishedModel
 from xlab.interop.vocabulary import EMBEDDING, PretrainedTokenizer, new_start, with_rows
 from xlab.transformer.decoder import Decoder
 
-GGUF = ".gguf"
 _TABLE = "position.table.weight"
 # how many arguments the model gives each part; those after them are its options
 _MADE_WITH = {
@@ -43,7 +42,7 @@ def import_checkpoint(source: str | Path, max_len: int | None = None) -> Checkpo
     """
     if xlab_folder.is_xlab_folder(source):
         return _with_context(xlab_folder.read(source), max_len)
-    made = _of_gguf(source) if str(source).endswith(GGUF) else _of_folder(source)
+    made = _of_gguf(source) if is_gguf(source) else _of_folder(source)
     settings = spelled_out({**made.model, "vocab_size": len(made.weights[EMBEDDING])})
     data, info = {"seq_len": settings["max_len"]}, {**made.info, "xlab_version": __version__}
     return _with_context(replace(made, model=settings, data=data, info=info), max_len)
@@ -118,13 +117,22 @@ def model_settings(source: str | Path) -> dict[str, Any]:
     return spelled_out(PublishedModel(source).settings)
 
 
+def is_gguf(source: str | Path) -> bool:
+    """Tell whether a file is, or at least is named as, one of llama.cpp's kind."""
+    path = Path(source)
+    if not path.is_file():
+        return path.suffix == ".gguf"
+    with path.open("rb") as file:
+        return path.suffix == ".gguf" or file.read(4) == b"GGUF"
+
+
 def local(source: str | Path) -> str:
     """Give the folder, or the GGUF file, where a published model lies on this machine.
 
     Raises:
         CheckpointError: if it is on the hub, and cannot be fetched.
     """
-    is_here = str(source).endswith(GGUF) or xlab_folder.is_xlab_folder(source)
+    is_here = is_gguf(source) or xlab_folder.is_xlab_folder(source)
     return str(source) if is_here else str(PublishedModel(source).folder())
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from xlab.errors import ConfigError
 from xlab.interop import xlab_folder
 from xlab.interop.errors import ConversionError
+from xlab.interop.huggingface import is_gguf
 from xlab.interop.worker import answer, ask
 
 _LIMIT = 2e-5  # of the largest logit: fp32 sums, added in another order
@@ -117,7 +118,7 @@ def compare(checkpoint: str, source: str, kind: str) -> dict[str, Any]:
 def _kind(source: str) -> str:
     if xlab_folder.is_xlab_folder(source):
         return "safetensors"
-    return "gguf" if source.endswith(".gguf") else "hf"
+    return "gguf" if is_gguf(source) else "hf"
 
 
 if __name__ == "__main__":

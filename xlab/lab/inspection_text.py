@@ -27,9 +27,11 @@ def lines(model: Model, file: File | None) -> Iterator[str]:
             yield ""
         yield title
         told = list(rows)
-        widths = [max(least, *(len(row[i]) for row in told)) for i, least in enumerate(_LEAST)]
+        label_width = max(_LEAST[0], *(len(label) for label, _, _ in told))
+        # a long value without a remark need not push the others' remarks away
+        value_width = max(_LEAST[1], *(len(value) for _, value, remark in told if remark), 0)
         for label, value, remark in told:
-            yield f"  {label:<{widths[0]}}  {value:<{widths[1]}}  {remark}".rstrip()
+            yield f"  {label:<{label_width}}  {value:<{value_width}}  {remark}".rstrip()
 
 
 def _file(file: File) -> Iterator[Row]:
@@ -46,7 +48,7 @@ def _file(file: File) -> Iterator[Row]:
         yield "low-rank corrections", f"{file.corrections:,}", "beside the model's parameters; merged on export"
     yield "data fingerprint", str(info.get("data_fingerprint") or "not known"), ""
     for name, value in (info.get("metrics") or {}).items():
-        yield name, f"{value:.6g}", "when it was saved"
+        yield name, f"{value:.6g}", ""
     versions = {"xlab": info.get("xlab_version"), **file.versions}
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version), ""
 
