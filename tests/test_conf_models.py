@@ -41,6 +41,8 @@ def small(name: str, max_len: int = 24) -> dict[str, Any]:
     """The model with the same parts, three layers and heads of 8 numbers."""
     settings = settings_of(name) | {"vocab_size": 61, "max_len": max_len, "n_layers": 3, "d_ff": 40}
     settings |= {"d_model": 32, "n_heads": 4}
+    if "embedding_scale" in settings:
+        settings["embedding_scale"] = 32**0.5
     arguments = settings["attention"].get("init_args", {}) if isinstance(settings["attention"], dict) else {}
     for part in (settings["attention"], settings["position"]):
         if isinstance(part, dict) and "head_dim" in part["init_args"]:
