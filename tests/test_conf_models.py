@@ -49,6 +49,8 @@ def small(name: str, max_len: int = 24) -> dict[str, Any]:
             part["init_args"]["head_dim"] = 16
     if "n_kv_heads" in arguments:
         arguments["n_kv_heads"] = 2
+    if "scale" in arguments:
+        arguments["scale"] = 16**-0.5
     if "windows" in arguments:
         arguments["windows"] = [window and 7 for window in arguments["windows"]]
     if settings.get("value_mix") is not None:
