@@ -72,4 +72,12 @@ def transformers_llama(shape: Shape) -> tuple[nn.Module, Logits]:
     return model, lambda ids: model(input_ids=ids).logits
 
 
-MODELS = {"xlab": xlab_decoder, "litgpt": litgpt_gpt, "llama": transformers_llama}
+def plain_llama(shape: Shape) -> tuple[nn.Module, Logits]:
+    """The same architecture written down once, with nothing to exchange."""
+    from benchmarks.train_plain import PlainLlama
+
+    model = PlainLlama(shape)
+    return model, model
+
+
+MODELS = {"xlab": xlab_decoder, "plain": plain_llama, "litgpt": litgpt_gpt, "llama": transformers_llama}

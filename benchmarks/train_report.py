@@ -78,7 +78,8 @@ def conclusions(report: Report) -> list[str]:
     contenders = measured(report["contenders"])
     lines = []
     for mode in ("eager", "compiled"):
-        rivals = {name: e for name, e in contenders.items() if name.endswith(mode) and not name.startswith("xlab")}
+        mine = ("xlab", "plain")
+        rivals = {name: e for name, e in contenders.items() if name.endswith(mode) and not name.startswith(mine)}
         ours = [name for name in ("xlab-eager", "xlab-compiled") if name in contenders]
         if not rivals or not ours:
             continue
@@ -87,6 +88,13 @@ def conclusions(report: Report) -> list[str]:
             f"{name} is {contenders[name]['tokens_per_second'] / entry['tokens_per_second']:.2f} ×" for name in ours
         )
         lines.append(f"Against {rival}, the fastest {mode} peer: {', '.join(ratios)}.")
+    costs = []
+    for mode in ("eager", "compiled"):
+        composed, plain = (contenders.get(f"{model}-{mode}") for model in ("xlab", "plain"))
+        if composed and plain:
+            costs.append(f"{composed['tokens_per_second'] / plain['tokens_per_second']:.2f} × {mode}")
+    if costs:
+        lines.append(f"Against the same model written down plainly, for what composition costs: {', '.join(costs)}.")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""One optimiser step of a small Llama: XLab, litgpt and transformers, eager and compiled, in turns.
+"""One optimiser step of a small Llama: XLab, a plain model, litgpt and transformers, eager and compiled, in turns.
 
 Each contender is a process that builds its model and waits; in every round each works for a few steps while the others
 sleep, so that a machine whose speed drifts drifts for all. docs/benchmarks.md says what is equal between them.
@@ -23,7 +23,8 @@ from benchmarks.turns import Answer, Player, PlayerError, take_turns
 ROOT = Path(__file__).parent.parent
 PEERS_PYTHON = ROOT / ".bench-venv" / "bin" / "python"
 LIMIT = "matmul"  # takes its turns with the contenders
-CONTENDERS = tuple(f"{model}-{mode}" for model in ("xlab", "litgpt", "llama") for mode in ("eager", "compiled"))
+OWN = ("xlab", "plain")  # need no other environment
+CONTENDERS = tuple(f"{model}-{mode}" for model in (*OWN, "litgpt", "llama") for mode in ("eager", "compiled"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,7 +119,7 @@ def _start(
     name: str, *, shape: Shape, steps: int, threads: int, peers_python: Path
 ) -> tuple[Player, Answer] | dict[str, Any]:
     """A contender that waits for its turns, or the entry that says why there is none."""
-    is_peer = not name.startswith(("xlab", LIMIT))
+    is_peer = not name.startswith((*OWN, LIMIT))
     python = peers_python if is_peer else Path(sys.executable)
     if not python.exists():
         return {NOT_MEASURED: f"there is no {python}; `make bench-env` makes it"}

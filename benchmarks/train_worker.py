@@ -112,7 +112,7 @@ def matmul_dtype() -> torch.dtype:
 
 def versions(model_name: str) -> dict[str, str]:
     """Python, PyTorch and the package that the model comes from."""
-    package = {"llama": "transformers"}.get(model_name, model_name)
+    package = {"llama": "transformers", "plain": "torch"}.get(model_name, model_name)
     try:
         found = version(package)
     except PackageNotFoundError:  # XLab runs from its folder, uninstalled

@@ -10,6 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.train_models import xlab_decoder
+from benchmarks.train_plain import PlainLlama
 from benchmarks.train_report import NOT_MEASURED, as_markdown, as_text, figures
 from benchmarks.train_shape import TINY, Shape
 from benchmarks.train_speed import main
@@ -55,6 +56,20 @@ def test_the_arithmetic_of_a_step_is_what_pytorch_counts(shape: Shape) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) == weights(shape)
 
 
+def test_the_plain_model_is_the_same_model() -> None:
+    torch.manual_seed(0)
+    composed, plain = xlab_decoder(TINY)[0], PlainLlama(TINY)
+    names = {"attention_norm": "norms.0", "feed_forward_norm": "norms.1", "attention.": "", "feed_forward.": ""}
+    state = {}
+    for name, weight in composed.state_dict().items():
+        for ours, theirs in names.items():
+            name = name.replace(ours, theirs)
+        state[name] = weight
+    plain.load_state_dict(state)
+    ids = torch.randint(TINY.vocab_size, (2, TINY.seq_len))
+    torch.testing.assert_close(plain(ids), composed(ids))
+
+
 def report_of(**seconds: list[float] | None) -> dict:
     entries = {
         name.replace("_", "-"): {"parameters": 7, **figures(rounds, tokens=100, flops=2e6, peak=1e6)}
@@ -84,6 +99,13 @@ def test_the_table_shows_medians_extremes_and_ratios() -> None:
     assert "Against litgpt-compiled, the fastest compiled peer: xlab-eager is 1.25 ×, xlab-compiled is 2.00 ×." in text
     assert "Against llama-eager, the fastest eager peer: xlab-eager is 2.25 ×, xlab-compiled is 3.60 ×." in text
     assert "llama-compiled: not measured (no such thing)." in text
+    assert "composition" not in text
+
+
+def test_what_composition_costs_is_said_apart_from_the_peers() -> None:
+    text = as_text(report_of(xlab_eager=[2.0], plain_eager=[1.0], litgpt_eager=[4.0]))
+    assert "Against the same model written down plainly, for what composition costs: 0.50 × eager." in text
+    assert "Against litgpt-eager, the fastest eager peer" in text
 
 
 def test_contenders_of_different_size_are_pointed_at() -> None:
