@@ -202,7 +202,7 @@ class XLabModel(LightningModule):
         """
         targets = batch["targets"]
         hidden = self.decoder.hidden(batch["inputs"], documents=batch.get("documents"))
-        loss: Tensor = self.objective(hidden, self.decoder.logits, targets)
+        loss: Tensor = self.objective(hidden, self.decoder.head, batch)
         tokens = (targets != IGNORED).sum()
         auxiliary = self._auxiliary(tokens)
         if self._step_loss is None or self._step_tokens is None:

@@ -33,7 +33,7 @@ def kept_by_autograd(rows: int, **settings: Any) -> int:
 
     ids = torch.zeros((rows, 16), dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        NextToken()(model.decoder.hidden(ids), model.decoder.logits, ids)
+        NextToken()(model.decoder.hidden(ids), model.decoder.head, {"inputs": ids, "targets": ids})
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
 
 

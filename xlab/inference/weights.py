@@ -69,10 +69,11 @@ def prepare(decoder: Decoder, precision: Precision = "keep", *, leaner: bool = T
         twin.embedding = Int8Embedding(Int8Linear(weight, None, dtype))  # type: ignore[assignment]
     twin.output = None
     _replace(twin, make, dtype, is_lean=leaner and weight.device.type == "cpu")
-    is_bare = twin.logit_scale == 1 and twin.logit_cap is None
+    head = decoder.head
+    is_bare = head.scale == 1 and head.cap is None
 
     def project(hidden: Tensor) -> Tensor:
-        return twin.bounded(projection(twin.scaled(hidden)))
+        return head.bounded(projection(head.scaled(hidden)))
 
     return Prepared(twin, projection if is_bare else project, dtype)
 

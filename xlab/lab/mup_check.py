@@ -147,7 +147,8 @@ def _observe(model: Mapping[str, Any], seed: int, steps: int, rows: int, seq_len
         for step in range(steps + 1):
             hidden = decoder.hidden(tokens[:, :-1])
             sizes.add("logits", decoder.logits(hidden))
-            loss = objective(hidden, decoder.logits, tokens[:, 1:]) / tokens[:, 1:].numel()
+            batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
+            loss = objective(hidden, decoder.head, batch) / batch["targets"].numel()
             sizes.close(loss)
             if step < steps:
                 optimizer.zero_grad()

@@ -139,7 +139,7 @@ class _Simulation:
         before = self._ledger.live
         with self._precision():
             hidden = self._decoder.hidden(inputs)
-            loss = self._objective(hidden, self._decoder.logits, targets)
+            loss = self._objective(hidden, self._decoder.head, {"inputs": inputs, "targets": targets})
         kept = self._ledger.live - before
         (loss / self._decoder.max_len).backward()
         return kept

@@ -6,7 +6,6 @@ Letters: B batch, T positions, D width, V vocabulary.
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlab.errors import ConfigError, GenerationError
@@ -14,8 +13,8 @@ from xlab.transformer.attention import Attention, Context, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
 from xlab.transformer.documents import place_documents
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
+from xlab.transformer.head import Head
 from xlab.transformer.initialisations import GPT2Initialisation, Initialisation
-from xlab.transformer.kernels import soft_cap
 from xlab.transformer.kv_cache import KVCache, Placement, places
 from xlab.transformer.norms import Norm, RMSNorm
 from xlab.transformer.positions import Position, RotaryPosition
@@ -186,15 +185,12 @@ class Decoder(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """What ``hidden`` gives, (..., D), as logits (..., V)."""
-        return self.bounded(F.linear(self.scaled(hidden), self.unembedding))
+        return self.head(hidden)
 
-    def scaled(self, hidden: Tensor) -> Tensor:
-        """What the vocabulary projection multiplies, (..., D)."""
-        return hidden if self.logit_scale == 1 else hidden * self.logit_scale
-
-    def bounded(self, logits: Tensor) -> Tensor:
-        """What the vocabulary projection gives, (..., V), under the soft cap."""
-        return logits if self.logit_cap is None else soft_cap(logits, self.logit_cap)
+    @property
+    def head(self) -> Head:
+        """The projection to the vocabulary."""
+        return Head(self.unembedding, self.logit_scale, self.logit_cap)
 
     def make_cache(self, batch_size: int, max_len: int | None = None, *, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for ``batch_size`` rows of up to ``max_len`` tokens (the model's if not given), on its device.
