@@ -1,6 +1,7 @@
 """export-checkpoint: what it prints, what it refuses in one line, and what it leaves."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def test_a_failed_proof_is_status_1_and_leaves_nothing(
     result = run(llama, "--format", "safetensors", "-o", tmp_path / "made")
     assert result.exit_code == 1
     assert "the export is not the model, and was removed" in result.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_sigterm_leaves_nothing(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exports, "prove", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+    assert run(llama, "--format", "safetensors", "-o", tmp_path / "made").exit_code == 143
     assert os.listdir(tmp_path) == []
 
 

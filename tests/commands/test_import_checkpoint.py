@@ -1,7 +1,9 @@
 """import-checkpoint, and fit from a published model: weights and tokenizer go along, and the folder need not."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from xlab.commands.lightning_cli import run
 from xlab.commands.manage import main
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import ConfigError, XLabError
-from xlab.interop import huggingface
+from xlab.interop import huggingface, import_proof
 from xlab.interop.errors import ConversionError
 from xlab.models import XLabModel
 
@@ -122,6 +124,18 @@ class TestImport:
         assert "is not the model" in done.output
         assert list((here / "imports").iterdir()) == []
         assert import_it(published, "--no-verify").exit_code == 0
+
+    def test_sigterm_leaves_nothing_and_no_name_before_the_proof(
+        self, published: Path, here: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def ended(checkpoint: Path, source: str) -> str:
+            assert [path.name.startswith(".") for path in (here / "imports").iterdir()] == [True]
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise AssertionError("it went on")
+
+        monkeypatch.setattr(import_proof, "prove", ended)
+        assert import_it(published).exit_code == 143
+        assert list((here / "imports").iterdir()) == []
 
     def test_bad_input_is_one_line_and_writes_nothing(self, published: Path, here: Path) -> None:
         shutil.copytree(published, here / "bert")

@@ -1,15 +1,13 @@
 """./manage.py ablate: variants of a configuration, each with every seed, on the same batches at the same cost."""
 
-import signal
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlab.commands.console import DEBUG_OPTION, TERMINATED, one_line_errors
+from xlab.commands.console import DEBUG_OPTION, ended_by_signals, one_line_errors
 from xlab.commands.data_settings import PASSED_ON
 from xlab.errors import ConfigError, XLabError
 
@@ -56,21 +54,6 @@ def ablate(base: tuple[str, ...], output: str | None, debug: bool, **options: An
         if ablation is not None:
             for line in report(ablation, allow_data=options["allow_data"]):
                 click.echo(line)
-
-
-@contextmanager
-def ended_by_signals() -> Iterator[None]:
-    """End as at Ctrl-C, runs and all, when a terminal closes or a scheduler says so."""
-
-    def end(*_: object) -> None:
-        raise SystemExit(TERMINATED)
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def say(line: str) -> None:

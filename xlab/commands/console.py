@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
@@ -42,6 +43,21 @@ def one_line_errors(program: str, *, debug: bool = False) -> Iterator[None]:
             traceback.print_exc()
         print(f"{program}: interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """End as at Ctrl-C, with all that was begun, when a terminal closes or a scheduler says so."""
+
+    def end(*_: object) -> None:
+        raise SystemExit(TERMINATED)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_closed(stream: TextIO) -> bool:

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.console import DEBUG_OPTION, ended_by_signals, one_line_errors
 
 FORMATS = ("pt", "hf", "safetensors", "gguf")
 DTYPES = ("keep", "fp32", "bf16", "fp16")
@@ -48,7 +48,7 @@ def export_checkpoint(
     logits, weights and tokens with those of CHECKPOINT. Where they differ, nothing is left, and the exit status is 1.
     The path is the last line printed.
     """
-    with one_line_errors("manage.py export-checkpoint", debug=debug):
+    with one_line_errors("manage.py export-checkpoint", debug=debug), ended_by_signals():
         from xlab import checkpoints
         from xlab.errors import ConfigError
         from xlab.interop import export

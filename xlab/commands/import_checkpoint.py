@@ -1,8 +1,10 @@
 """./manage.py import-checkpoint: an XLab checkpoint of a model that someone published."""
 
+from pathlib import Path
+
 import click
 
-from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.console import DEBUG_OPTION, ended_by_signals, one_line_errors
 
 
 @click.command("import-checkpoint")
@@ -21,20 +23,18 @@ def import_checkpoint(source: str, output: str, max_len: int | None, no_verify: 
     path is the last line printed. It is proved first: the model's own library reads SOURCE again in a fresh process,
     and its logits and tokens are compared.
     """
-    with one_line_errors("manage.py import-checkpoint", debug=debug):
-        from xlab import checkpoints
-        from xlab.interop import huggingface, import_proof
+    with one_line_errors("manage.py import-checkpoint", debug=debug), ended_by_signals():
+        from xlab.interop import export, huggingface, import_proof
 
         if not no_verify:
             import_proof.check_libraries(source)
-        path, was_there = checkpoints.store(huggingface.import_checkpoint(source, max_len), output)
+
+        def proved(made: Path) -> str | None:
+            return None if no_verify else import_proof.prove(made, huggingface.local(source))
+
+        path, was_there, proof = export.store_proved(huggingface.import_checkpoint(source, max_len), output, proved)
         if was_there:
             click.echo("the same content is already there")
-        if not no_verify:
-            try:
-                click.echo(import_proof.prove(path, huggingface.local(source)))
-            except BaseException:
-                if not was_there:
-                    path.unlink()
-                raise
+        if proof is not None:
+            click.echo(proof)
         click.echo(path)

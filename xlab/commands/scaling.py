@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlab.commands.ablate import ended_by_signals, say
-from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.ablate import say
+from xlab.commands.console import DEBUG_OPTION, ended_by_signals, one_line_errors
 from xlab.commands.data_settings import PASSED_ON
 from xlab.errors import ConfigError, XLabError
 

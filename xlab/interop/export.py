@@ -4,11 +4,11 @@ import os
 import shutil
 import tempfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import torch
 
@@ -19,6 +19,7 @@ from xlab.interop.proof import Proof, check_libraries, prove
 
 DTYPES = {"keep": None, "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MAX_SHARD_BYTES = 5 * 10**9
+_Said = TypeVar("_Said")
 
 
 @dataclass(frozen=True)
@@ -172,12 +173,30 @@ def export_pt(
         ProofError: if the file is not the model. Nothing is left of it.
     """
     source = checkpoints.find(checkpoint)
+    read = checkpoints.merged(checkpoints.read(source))
+    checkpoints.check_usable(read)  # or it is not worth exporting
+    return store_proved(
+        read, folder, lambda made: prove_or_refuse(source, made, "pt", "keep", modules) if verify else None
+    )
+
+
+def store_proved(
+    checkpoint: Checkpoint, folder: str | Path, prove: Callable[[Path], _Said]
+) -> tuple[Path, bool, _Said]:
+    """Write a checkpoint into ``folder``, named by its content; ``prove`` has its say of the file before it is named.
+
+    Returns:
+        The file, whether it was there already, and what ``prove`` gave.
+
+    Raises:
+        CheckpointError: as ``checkpoints.store``. Nothing is left of what was not proved.
+    """
     with beside(Path(folder) / "export") as temporary:
-        made, _ = checkpoints.export(source, temporary)
-        proof = prove_or_refuse(source, made, "pt", "keep", modules) if verify else None
+        made, _ = checkpoints.store(checkpoint, temporary)
+        proof = prove(made)
         target = Path(folder) / made.name
         if target.exists() or target.is_symlink():
-            return *checkpoints.export(source, folder), proof
+            return *checkpoints.store(checkpoint, folder), proof
         os.rename(made, target)
     return target, False, proof
 
