@@ -159,6 +159,26 @@ class TestRefusals:
         with pytest.raises(ConversionError, match="n_positions 1000000000000, which is not"):
             huggingface.import_checkpoint(folder)
 
+    @pytest.mark.parametrize(
+        ("fields", "said"),
+        [
+            ({"vocab_size": 10**12}, r"claims vocab_size 1000000000000, and the widest of its tensors has 273 rows"),
+            ({"n_embd": 10**9}, r"claims d_model 1000000000, d_ff 4000000000, and"),
+            ({"n_layer": 10_000}, r"claims 10000 blocks, and has 28 tensors"),
+            ({"n_head": 64}, r"copy: d_model must be divisible by n_heads, got 32 and 64"),
+        ],
+    )
+    def test_sizes_that_no_tensor_has_room_for(self, folder: Path, fields: dict[str, Any], said: str) -> None:
+        change_config(folder, **fields)
+        with pytest.raises(ConversionError, match=said):
+            huggingface.import_checkpoint(folder)
+
+    def test_heads_as_wide_as_no_tensor(self, tmp_path: Path) -> None:
+        write_folder(tmp_path, "llama")
+        change_config(tmp_path, head_dim=10**9)  # would make a table of as many angles for every place
+        with pytest.raises(ConversionError, match="claims head_dim 1000000000"):
+            huggingface.import_checkpoint(tmp_path)
+
     @pytest.mark.parametrize("text", ["{", "[]", "\x00"])
     def test_a_config_that_is_none(self, folder: Path, text: str) -> None:
         (folder / "config.json").write_text(text)

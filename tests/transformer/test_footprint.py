@@ -43,6 +43,7 @@ def test_small_ones_tell_what_the_whole_takes(changes: dict[str, Any]) -> None:
 
 
 WIDE_HEADS = {"class_path": "GroupedQueryAttention", "init_args": {"n_kv_heads": 2, "head_dim": 10**10}}
+WIDE_TURNS = {"class_path": "RotaryPosition", "init_args": {"head_dim": 10**10}}
 HOSTILE = [
     *({name: 10**9} for name in SIZES),
     *({name: 10**18} for name in SIZES),
@@ -54,6 +55,7 @@ HOSTILE = [
     {"n_heads": 10**9, "d_model": 10**9, "position": "ALiBi"},
     {"feed_forward": {"class_path": "MixtureOfExperts", "init_args": {"n_experts": 10**9}}},
     {"position": "NoPosition", "attention": WIDE_HEADS},
+    {"position": WIDE_TURNS},
 ]
 
 

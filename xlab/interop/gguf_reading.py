@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from xlab import checkpoints
 from xlab.checkpoints import Checkpoint
 from xlab.errors import CheckpointError
 from xlab.interop.errors import ConversionError
 from xlab.interop.families import family_of
+from xlab.interop.families.conversion import claims_too_much, expected_weights
 from xlab.interop.families.normal_form import normal
 from xlab.interop.families.tensors import TensorRule
 from xlab.interop.gguf_file import GGUFFile
@@ -19,7 +18,6 @@ from xlab.interop.gguf_names import ARCHITECTURES, Architecture, rules
 from xlab.interop.gguf_settings import ROPE_FACTORS, config_of
 from xlab.interop.gguf_tokenizer import tokenizer_of
 
-_SHORT = 64
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 
 
@@ -65,23 +63,9 @@ def read_settings(file: GGUFFile) -> tuple[dict[str, Any], dict[str, Any]]:
         settings = family_of(architecture.model_type).settings(config)
     except ConversionError as error:
         raise ConversionError(f"{file.path}: {error}") from error
-    _check_sizes(file, settings)
+    if too_large := claims_too_much(settings, {name: tensor.shape for name, tensor in file.tensors.items()}):
+        raise CheckpointError(f"{file.path} claims {too_large}")
     return settings, config
-
-
-def _check_sizes(file: GGUFFile, settings: Mapping[str, Any]) -> None:
-    """Refuse sizes that no tensor in the file has room for, before anything is built of them."""
-    if settings["n_layers"] > len(file.tensors):
-        raise CheckpointError(f"{file.path} claims {settings['n_layers']} blocks, and has {len(file.tensors)} tensors")
-    widest = max(max(tensor.shape) for tensor in file.tensors.values())
-    sizes = {key: settings[key] for key in ("d_model", "n_heads", "d_ff")}
-    for part in ("attention", "position"):
-        arguments = settings[part].get("init_args") or {}
-        sizes |= {key: arguments[key] for key in ("n_kv_heads", "head_dim") if key in arguments}
-    if too_large := [f"{key} {size}" for key, size in sizes.items() if size > widest]:
-        raise CheckpointError(
-            f"{file.path} claims {', '.join(too_large)}, and the widest of its tensors has {widest} rows"
-        )
 
 
 def _architecture(file: GGUFFile) -> Architecture:
@@ -106,10 +90,7 @@ def _is_copy(file: GGUFFile) -> bool:
 
 
 def _weights(file: GGUFFile, settings: Mapping[str, Any]) -> dict[str, Tensor]:
-    has_table = "position_embd.weight" in file.tensors  # else the context makes no weight, but perhaps a long table
-    context = settings["max_len"] if has_table else min(settings["max_len"], _SHORT)
-    with torch.device("meta"):
-        expected = checkpoints.build_decoder({**settings, "max_len": context}).state_dict()
+    expected = expected_weights(settings, has_table="position_embd.weight" in file.tensors)
     architecture = _architecture(file)
     table = rules(architecture, expected, normal(settings))
     _check_tensors(file, table, expected)

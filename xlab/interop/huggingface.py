@@ -167,7 +167,7 @@ def _spelled_out(name: str, part: Any) -> Any:
 def _weights(model: PublishedModel) -> dict[str, Tensor]:
     try:
         return to_ours(model.family, model.settings, model.weights())
-    except ConversionError as error:
+    except (ConversionError, ConfigError) as error:  # of sizes that no model of XLab's can have
         raise ConversionError(f"{model.source}: {error}") from error
 
 

@@ -68,8 +68,9 @@ class PublishedModel:
         Raises:
             ConversionError: naming everything that XLab has no equal for.
         """
+        family = self.family
         try:
-            return self.family.settings(self.config)
+            return family.settings(self.config)
         except ConversionError as error:
             raise ConversionError(f"{self.source}: {error}") from error
 

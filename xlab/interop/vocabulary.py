@@ -14,6 +14,7 @@ from xlab.data.tokenizers import HubTokenizer, Tokenizer
 from xlab.data.tokenizers.special_tokens import choose, combined
 from xlab.errors import DataError
 from xlab.interop.errors import ConversionError
+from xlab.interop.families.conversion import claims_too_much
 from xlab.interop.published import PublishedModel
 
 EMBEDDING, OUTPUT = "embedding.weight", "output.weight"
@@ -44,6 +45,9 @@ class PretrainedTokenizer(HubTokenizer):
                 f"the tokenizer of {self._path} has {n_own} tokens, and the model's vocab_size is {n_rows}; they do "
                 "not belong together"
             )
+        # every row that is claimed gets a token
+        if too_large := claims_too_much(model.settings, model.weights().shapes):
+            raise ConversionError(f"{self._path}: the configuration claims {too_large}")
         roles = combined(dict.fromkeys(("sos_token", "eos_token", "pad_token")), proposed, backend)
         chosen = choose(backend, **roles)
         backend.add_special_tokens([_special(token) for token in (chosen.pad, chosen.sos, chosen.eos)])

@@ -24,6 +24,7 @@ _HEAD = 128  # bytes of Python numbers that a head may take
 _TABLE_NUMBER = 32
 _LAYERS, _PLACES = (2, 4), (16, 32)  # of the small ones
 _MANY_LAYERS, _MANY_PLACES = 1000, 2**20
+_WIDEST = 2**62  # a tensor cannot be as wide
 _OF_A_FILE = 2  # times that a checkpoint may use its numbers: a tied table may be there under two names
 
 
@@ -163,11 +164,24 @@ def claims_too_much(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) 
 
 
 def _least(settings: Mapping[str, Any]) -> Footprint:
-    """What there is in any case: a table of tokens, a projection with something of every head in every layer."""
+    """What there is in any case: tables of tokens and places, a projection with some of every head in every layer."""
     width, n_layers, n_heads = settings["d_model"], settings["n_layers"], settings["n_heads"]
     experts = sum(_experts(settings.get("feed_forward")))
     parameters = width * (settings["vocab_size"] + n_layers * n_heads)
-    return Footprint(parameters, 0, n_layers * _MODULES * (1 + experts) + n_heads * _HEAD)
+    return Footprint(
+        parameters,
+        settings["max_len"] * _turning(settings.get("position")),
+        n_layers * _MODULES * (1 + experts) + n_heads * _HEAD,
+    )
+
+
+def _turning(position: Any) -> int:
+    """How much of a head a position that has heads of its own width turns."""
+    arguments = position.get("init_args") if isinstance(position, Mapping) else None
+    width, share = (arguments or {}).get("head_dim"), (arguments or {}).get("fraction", 1.0)
+    if not isinstance(width, int) or not isinstance(share, float | int) or not 0 <= share <= 1:
+        return 0
+    return int(min(width, _WIDEST) * share)
 
 
 def _experts(settings: Any) -> Iterator[int]:

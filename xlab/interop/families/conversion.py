@@ -12,6 +12,9 @@ from xlab.interop.families.family import Family
 from xlab.interop.families.tensors import TensorRule
 from xlab.transformer.unfilled import unfilled
 
+_SHORT = 64  # tokens
+_TABLE = "position.table.weight"
+
 
 class Published(Protocol):
     """The tensors of a published model: their shapes are known before any is read."""
@@ -35,6 +38,8 @@ def to_ours(family: Family, settings: Mapping[str, Any], published: Published) -
     Raises:
         ConversionError: naming every tensor that is missing, surplus or of another shape.
     """
+    if too_large := claims_too_much(settings, published.shapes):
+        raise ConversionError(f"the configuration claims {too_large}")
     rules = family.tensors(settings)
     names = _own_names(family, rules, published.shapes)
     wrong = []
@@ -46,6 +51,40 @@ def to_ours(family: Family, settings: Mapping[str, Any], published: Published) -
     if wrong:
         raise ConversionError(f"the tensors do not fit the configuration: {'; '.join(wrong)}")
     return {rule.ours: rule.join([published[names[name]] for name in rule.theirs]) for rule in rules}
+
+
+def claims_too_much(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Name sizes of a published configuration that none of its tensors has room for, before anything is built of them.
+
+    Args:
+        settings: ``XLabModel``'s, as its family read them.
+        shapes: of the tensors, by name.
+
+    Returns:
+        What is claimed and what there is, or None.
+    """
+    if settings["n_layers"] > len(shapes):
+        return f"{settings['n_layers']} blocks, and has {len(shapes)} tensors"
+    widest = max((max(shape, default=1) for shape in shapes.values()), default=0)
+    sizes = {key: settings[key] for key in ("vocab_size", "d_model", "n_heads", "d_ff")}
+    for part in ("attention", "position"):
+        arguments = settings[part].get("init_args") or {}
+        sizes |= {key: arguments[key] for key in ("n_kv_heads", "head_dim") if key in arguments}
+    too_large = [f"{key} {size}" for key, size in sizes.items() if size > widest]
+    return f"{', '.join(too_large)}, and the widest of its tensors has {widest} rows" if too_large else None
+
+
+def expected_weights(settings: Mapping[str, Any], *, has_table: bool) -> dict[str, Tensor]:
+    """Give the weights that a decoder of these settings has, without content.
+
+    Args:
+        settings: ``XLabModel``'s.
+        has_table: whether it has learned positions; else its context makes no weight, but perhaps a long fixed table.
+    """
+    context = settings["max_len"] if has_table else min(settings["max_len"], _SHORT)
+    with unfilled():
+        expected: dict[str, Tensor] = checkpoints.build_decoder({**settings, "max_len": context}).state_dict()
+    return expected
 
 
 def to_theirs(
@@ -68,8 +107,8 @@ def _own_names(family: Family, rules: list[TensorRule], names: Mapping[str, Any]
 
 def _shapes(rules: list[TensorRule], settings: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Give the shapes that the published tensors must have."""
+    own = expected_weights(settings, has_table=any(rule.ours == _TABLE for rule in rules))
     with unfilled():
-        own = checkpoints.build_decoder(settings).state_dict()
         pieces = ((rule.theirs, rule.split(own[rule.ours])) for rule in rules)
         return {name: tuple(piece.shape) for names, made in pieces for name, piece in zip(names, made, strict=True)}
 

@@ -118,7 +118,7 @@ def _settle_attention(form: Settings) -> None:
     if form["attention"] != GROUPED:
         return
     if form["attention.head_dim"] is None:
-        form["attention.head_dim"] = form["d_model"] // form["n_heads"]
+        form["attention.head_dim"] = max(1, form["d_model"] // form["n_heads"])
     if form["attention.out_bias"] is None:
         form["attention.out_bias"] = form["attention.bias"]
     if form["attention.scale"] is None:
