@@ -154,6 +154,7 @@ class TestVocabularyAndMerges:
         ("name", "content", "message"),
         [
             ("vocab.json", '{"!": 0, ', "is no whole JSON file"),
+            ("vocab.json", "[" * 100_000, "is no whole JSON file"),
             ("vocab.json", '["!"]', "is no vocabulary: it must be one JSON object"),
             ("vocab.json", '{"!": "0"}', "is no vocabulary: it must be one JSON object"),
             ("vocab.json", '{"!": 0, "a": 0}', "its ids must be numbers from 0 on, each of one token"),
@@ -235,6 +236,7 @@ class TestHubTokenizer:
             with pytest.raises(DataError, match=r"tokenizer.json is not a tokenizer.json of Hugging Face's"):
                 recipe.vocab_size_of(None)
         path.write_text(whole)
-        (tmp_path / "tokenizer_config.json").write_text('{"eos_token": ')
-        with pytest.raises(DataError, match=r"tokenizer_config.json is no whole JSON object"):
-            HubTokenizer(str(tmp_path)).vocab_size_of(None)
+        for text in ('{"eos_token": ', "[" * 100_000):
+            (tmp_path / "tokenizer_config.json").write_text(text)
+            with pytest.raises(DataError, match=r"tokenizer_config.json is no whole JSON object"):
+                HubTokenizer(str(tmp_path)).vocab_size_of(None)

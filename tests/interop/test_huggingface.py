@@ -173,6 +173,29 @@ class TestRefusals:
         with pytest.raises(ConversionError, match=said):
             huggingface.import_checkpoint(folder)
 
+    def test_whole_numbers_are_no_weights(self, folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        tensors["transformer.h.0.attn.bias"] = torch.ones(64, 64, dtype=torch.uint8)  # a mask, as old files have it
+        save_file(tensors, path)
+        huggingface.import_checkpoint(folder)
+        tensors["transformer.h.1.mlp.c_fc.weight"] = torch.ones(32, 128, dtype=torch.int8)
+        save_file(tensors, path)
+        with pytest.raises(ConversionError, match=r"transformer\.h\.1\.mlp\.c_fc\.weight is of whole numbers"):
+            huggingface.import_checkpoint(folder)
+
+    def test_an_embedding_that_is_not_there_is_named(self, folder: Path) -> None:
+        from safetensors.torch import load_file, save_file
+
+        path = folder / "model.safetensors"
+        tensors = load_file(path)
+        del tensors["transformer.wte.weight"]
+        save_file(tensors, path)
+        with pytest.raises(ConversionError, match=r"transformer\.wte\.weight is missing"):
+            huggingface.import_checkpoint(folder)
+
     def test_heads_as_wide_as_no_tensor(self, tmp_path: Path) -> None:
         write_folder(tmp_path, "llama")
         change_config(tmp_path, head_dim=10**9)  # would make a table of as many angles for every place

@@ -80,7 +80,7 @@ class VocabularyAndMerges(ReadyTokenizer):
 def _read_vocabulary(path: str) -> dict[str, int]:
     try:
         vocabulary = json.loads(read_text(path, "a vocabulary in JSON"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise DataError(f"{path} is no whole JSON file: {error}. Fetch it again.") from error
     if not isinstance(vocabulary, dict) or not all(type(token_id) is int for token_id in vocabulary.values()):
         raise DataError(f'{path} is no vocabulary: it must be one JSON object of tokens and ids, such as {{"!": 0}}.')

@@ -91,7 +91,7 @@ def _told_roles(path: Path) -> dict[str, str | None]:
     try:
         settings = json.loads(read_text(path, "a model's settings in JSON"))
         named = {ours: settings.get(theirs) for ours, theirs in _ROLES.items()}
-    except (json.JSONDecodeError, AttributeError) as error:
+    except (json.JSONDecodeError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no whole JSON object: {error}. Fetch it again.") from error
     # written as the token, or as an object of its settings
     contents = {role: token.get("content") if isinstance(token, dict) else token for role, token in named.items()}

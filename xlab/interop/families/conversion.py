@@ -13,6 +13,7 @@ from xlab.interop.families.tensors import TensorRule
 from xlab.transformer.unfilled import unfilled
 
 _SHORT = 64  # tokens
+_MANY_LAYERS, _WIDE = 1000, 2**17  # up to these a decoder is made, so that all tensors that do not fit it can be named
 _TABLE = "position.table.weight"
 
 
@@ -48,9 +49,12 @@ def to_ours(family: Family, settings: Mapping[str, Any], published: Published) -
         if embedding is None or not torch.equal(published[copy], published[embedding]):
             wrong.append(f"{copy} is not {family.embedding}, though tie_word_embeddings says so")
     wrong += _misfits(family, _shapes(rules, settings), {own: published.shapes[name] for own, name in names.items()})
+    read = {name: published[names[name]] for rule in rules for name in rule.theirs if name in names}
+    # quantised, and nothing says by which scales
+    wrong += [f"{name} is of whole numbers" for name, found in read.items() if not found.is_floating_point()]
     if wrong:
         raise ConversionError(f"the tensors do not fit the configuration: {'; '.join(wrong)}")
-    return {rule.ours: rule.join([published[names[name]] for name in rule.theirs]) for rule in rules}
+    return {rule.ours: rule.join([read[name] for name in rule.theirs]) for rule in rules}
 
 
 def claims_too_much(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
@@ -63,14 +67,14 @@ def claims_too_much(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int,
     Returns:
         What is claimed and what there is, or None.
     """
-    if settings["n_layers"] > len(shapes):
+    if settings["n_layers"] > max(len(shapes), _MANY_LAYERS):
         return f"{settings['n_layers']} blocks, and has {len(shapes)} tensors"
     widest = max((max(shape, default=1) for shape in shapes.values()), default=0)
     sizes = {key: settings[key] for key in ("vocab_size", "d_model", "n_heads", "d_ff")}
     for part in ("attention", "position"):
         arguments = settings[part].get("init_args") or {}
         sizes |= {key: arguments[key] for key in ("n_kv_heads", "head_dim") if key in arguments}
-    too_large = [f"{key} {size}" for key, size in sizes.items() if size > widest]
+    too_large = [f"{key} {size}" for key, size in sizes.items() if size > max(widest, _WIDE)]
     return f"{', '.join(too_large)}, and the widest of its tensors has {widest} rows" if too_large else None
 
 
