@@ -18,6 +18,7 @@ from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED, Batch
 from xlab.errors import CheckpointError, ConfigError, DataError, TrainingError
 from xlab.interop import huggingface
+from xlab.interop.published import PublishedModel
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
@@ -120,13 +121,17 @@ class XLabModel(LightningModule):
         self.decoder = checkpoints.build_decoder(settings)
         self.objective: Objective = factories.build(settings["objective"])
         self.metrics = TokenMetrics()
+        self._chat_template: str | None = None  # of the model that it starts from, handed on to its checkpoints
         if init_from is not None:
-            checkpoints.fill(self.decoder, checkpoints.read(init_from))
+            start = checkpoints.read(init_from)
+            checkpoints.fill(self.decoder, start)
+            self._chat_template = start.info.get("chat_template")
         for option, source in (("pretrained", pretrained), ("config", config)):
             if source is not None:
                 huggingface.refuse_others(settings, source, option)
         if pretrained is not None:
             huggingface.fill(self.decoder, pretrained)
+            self._chat_template = PublishedModel(pretrained).chat_template
         if settings["lora"] is not None:
             factories.build(settings["lora"]).adapt(self.decoder)
         hold_still(self, settings["freeze"] or [])
@@ -348,6 +353,7 @@ class XLabModel(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember where the run was; the first batch goes on from there."""
         self._resumed = checkpoint.get("moments")
+        self._chat_template = checkpoint["xlab"]["info"].get("chat_template")
         data = getattr(self.trainer, "datamodule", None)
         if data is not None and self.trainer.state.fn == "fit":
             data.count_as_here(checkpoint)
@@ -410,6 +416,8 @@ class XLabModel(LightningModule):
             "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,
         }
+        if self._chat_template is not None:
+            info["chat_template"] = self._chat_template
         checkpoint["moments"] = self._moments()
         # the tokenizer itself goes along: how it was come by need not be had where it is used
         settings = {name: value for name, value in data.hparams.items() if name != "tokenizer"}

@@ -167,6 +167,7 @@ class TestFit:
         self, published: Path, corpus: Path, here: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         folder = Path(shutil.copytree(published, here / "gpt2"))
+        (folder / "chat_template.jinja").write_text("{{ messages }}")
         (here / "run.yaml").write_text("model: {pretrained: gpt2}\n")
         fit(corpus, "-c", "run.yaml")
         lines = [json.loads(line) for line in Path("logs/version_0/metrics.jsonl").read_text().splitlines()]
@@ -177,6 +178,9 @@ class TestFit:
         shutil.rmtree(folder)
         fit(corpus, "-c", "run.yaml", "--ckpt_path=logs/version_0", **{"trainer.max_steps": 8})
         assert last(2).info["step"] == 8
+        assert last(2).info["chat_template"] == "{{ messages }}"
+        fit(corpus, "--model.init_from=logs/version_2", **{"trainer.max_steps": 3})
+        assert last(3).info["chat_template"] == "{{ messages }}"
         run("validate", ["--ckpt_path=logs/version_2", f"--data.source.paths={corpus}"])
         assert "val loss" in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from tests.interop.folders import EOS, change_config, write_folder
 from xlab import checkpoints
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import CheckpointError, ConfigError, DataError, XLabError
-from xlab.interop import huggingface
+from xlab.interop import export_huggingface, gguf_writing, huggingface
 from xlab.interop.errors import ConversionError
 from xlab.interop.vocabulary import PretrainedTokenizer, with_rows
 from xlab.models import XLabModel
@@ -142,6 +142,41 @@ class TestVocabulary:
         change_config(folder, eos_token_id=[5, 0], bos_token_id=6)
         tokenizer = PretrainedTokenizer(str(folder)).load()
         assert (tokenizer.eos_id, tokenizer.sos_id) == (5, 6)
+
+
+TEMPLATE = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+
+
+class TestChatTemplate:
+    @pytest.mark.parametrize("kind", ["text", "several", "file", "none"])
+    def test_it_comes_along(self, folder: Path, kind: str) -> None:
+        several = [{"name": "tools", "template": "x"}, {"name": "default", "template": TEMPLATE}]
+        told = {"text": {"chat_template": TEMPLATE}, "several": {"chat_template": several}}.get(kind, {})
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | told))
+        if kind == "file":
+            (folder / "chat_template.jinja").write_text(TEMPLATE)
+        made = huggingface.import_checkpoint(folder)
+        assert made.info.get("chat_template") == (None if kind == "none" else TEMPLATE)
+
+    def test_it_is_handed_on(self, folder: Path, tmp_path: Path) -> None:
+        from transformers import AutoTokenizer
+
+        (folder / "chat_template.jinja").write_text(TEMPLATE)
+        made = huggingface.import_checkpoint(folder)
+        (tmp_path / "hf").mkdir()
+        export_huggingface.write(made, tmp_path / "hf", dtype=None, max_shard_bytes=10**9)
+        theirs = AutoTokenizer.from_pretrained(tmp_path / "hf")
+        assert theirs.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False) == "a<|endoftext|>"
+        assert huggingface.import_checkpoint(tmp_path / "hf").info["chat_template"] == TEMPLATE
+        pytest.importorskip("gguf", reason="GGUF files are written with its package")
+        gguf_writing.write(made, tmp_path / "a.gguf")
+        assert huggingface.import_checkpoint(tmp_path / "a.gguf").info["chat_template"] == TEMPLATE
+
+    def test_one_that_is_no_text(self, folder: Path) -> None:
+        (folder / "chat_template.jinja").write_bytes(b"\xff")
+        with pytest.raises(CheckpointError, match=r"chat_template\.jinja is no text"):
+            huggingface.import_checkpoint(folder)
 
 
 class TestRefusals:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tokenizers
 from serving_setup import TEXT, running, write_checkpoint
 
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
@@ -47,6 +48,17 @@ def test_special_tokens_in_a_message_are_text(tokenizer: Tokenizer) -> None:
     assert shown.ids.count(tokenizer.eos_id) == 1
     assert shown.ids.count(tokenizer.sos_id) == 1
     assert tokenizer.decode(shown.ids, skip_special_tokens=True) == f"<user>{spelt}<assistant>"
+
+
+def test_all_special_tokens_of_the_vocabulary_count(tokenizer: Tokenizer) -> None:
+    turn = "<|im_start|>"
+    backend = tokenizers.Tokenizer.from_str(tokenizer.to_json())
+    backend.add_special_tokens([turn, "<|im_start|>x"])
+    own = Tokenizer.from_json(backend.to_str())
+    source = turn + "{% for message in messages %}{{ message.content }}{% break %}{% endfor %}" + turn + "x"
+    shown = JinjaTemplate(source, own).prompt(said(f"a{turn}b", "c"))
+    assert shown.ids == [own.sos_id, own[turn], *own.encode(f"a{turn}b"), own["<|im_start|>x"]]
+    assert own[turn] not in own.encode(f"a{turn}b")
 
 
 def test_a_text_begins_with_its_start_once(tokenizer: Tokenizer) -> None:

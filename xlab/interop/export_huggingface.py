@@ -92,6 +92,7 @@ def _role_ids(tokenizer: Tokenizer, vocab_size: int) -> dict[str, int]:
 
 
 def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
+    template = checkpoint.info.get("chat_template")
     return {
         # the class that takes tokenizer.json as it is, whatever the model
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -101,6 +102,7 @@ def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str,
         "model_max_length": checkpoint.model["max_len"],
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
+        **({"chat_template": template} if isinstance(template, str) else {}),
     }
 
 

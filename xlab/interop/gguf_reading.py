@@ -16,7 +16,7 @@ from xlab.interop.families.tensors import TensorRule
 from xlab.interop.gguf_file import GGUFFile
 from xlab.interop.gguf_names import ARCHITECTURES, Architecture, rules
 from xlab.interop.gguf_settings import ROPE_FACTORS, config_of
-from xlab.interop.gguf_tokenizer import tokenizer_of
+from xlab.interop.gguf_tokenizer import CHAT_TEMPLATE, tokenizer_of
 
 _OUTPUT, _EMBEDDING = "output.weight", "token_embd.weight"
 
@@ -33,13 +33,16 @@ def read(path: str | Path) -> Checkpoint:
     settings, config = read_settings(file)
     tokenizer = tokenizer_of(file.metadata, path)
     weights = _weights(file, settings)
+    info = {"imported_from": str(path), "model_type": config["model_type"]}
+    if isinstance(template := file.metadata.get(CHAT_TEMPLATE), str):
+        info["chat_template"] = template
     return Checkpoint(
         path=Path(path),
         model=settings,
         data={},
         tokenizer=tokenizer.to_json(),
         weights=weights,
-        info={"imported_from": str(path), "model_type": config["model_type"]},
+        info=info,
         resumable=False,
     )
 

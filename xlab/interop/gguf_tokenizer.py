@@ -17,6 +17,7 @@ from xlab.data.tokenizers.special_tokens import combined
 from xlab.errors import CheckpointError, DataError
 from xlab.interop.errors import ConversionError
 
+CHAT_TEMPLATE = "tokenizer.chat_template"
 # the whole tokenizer.json: docs/gguf.md has this key for programs that read it
 WHOLE = "tokenizer.huggingface.json"
 _NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5

@@ -14,6 +14,7 @@ from xlab.interop.families.normal_form import normal
 from xlab.interop.gguf_file import import_gguf
 from xlab.interop.gguf_names import Architecture, architecture_of, rules
 from xlab.interop.gguf_settings import ROPE_FACTORS, metadata_of, misfits, rope_factors
+from xlab.interop.gguf_tokenizer import CHAT_TEMPLATE
 from xlab.interop.gguf_tokenizer import metadata_of as tokenizer_metadata
 from xlab.interop.safetensors_writing import PendingTensor
 
@@ -80,6 +81,8 @@ def plan(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> tuple[dict
         **metadata_of(architecture, config),
         **tokenizer_metadata(tokenizer, form["vocab_size"]),
     }
+    if isinstance(template := checkpoint.info.get("chat_template"), str):
+        metadata[CHAT_TEMPLATE] = template
     tensors = [
         _pending(name, checkpoint.weights[rule.ours], rule.split, index, dtype)
         for rule in table

@@ -68,7 +68,12 @@ def _of_folder(source: str | Path) -> Checkpoint:
         data={},
         tokenizer=tokenizer.to_json(),
         weights=with_rows(_weights(model), len(tokenizer), new_start=start),
-        info={"imported_from": str(source), "model_type": model.family.model_type, "added_tokens": added},
+        info={
+            "imported_from": str(source),
+            "model_type": model.family.model_type,
+            "added_tokens": added,
+            **({} if model.chat_template is None else {"chat_template": model.chat_template}),
+        },
         resumable=False,
     )
 

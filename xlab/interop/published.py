@@ -13,9 +13,10 @@ from xlab.interop.families import Family, family_of
 from xlab.interop.safetensors_folder import INDEX, SINGLE, SafetensorsFolder
 
 CONFIG = "config.json"
-_GENERATION = "generation_config.json"
+_GENERATION, _TOKENIZER = "generation_config.json", "tokenizer_config.json"
+_TEMPLATE = "chat_template.jinja"
 # what is fetched for the settings, and for the weights beside them: no pickles, and no second copy in another layout
-_SETTINGS = [CONFIG, _GENERATION]
+_SETTINGS = [CONFIG, _GENERATION, _TOKENIZER, _TEMPLATE]
 _WEIGHTS = [SINGLE, INDEX, "model-*-of-*.safetensors"]
 
 
@@ -100,6 +101,23 @@ class PublishedModel:
         return None
 
     @cached_property
+    def chat_template(self) -> str | None:
+        """How the model was shown chats, as Jinja text; None where it was not.
+
+        Raises:
+            CheckpointError: if the file that would say so is damaged.
+        """
+        folder = self._folder(_SETTINGS)
+        if (folder / _TEMPLATE).is_file():
+            return _text(folder / _TEMPLATE)
+        told = _json(folder / _TOKENIZER).get("chat_template") if (folder / _TOKENIZER).is_file() else None
+        if isinstance(told, list):  # several, by names
+            told = {entry.get("name"): entry.get("template") for entry in told if isinstance(entry, dict)}.get(
+                "default"
+            )
+        return told if isinstance(told, str) else None
+
+    @cached_property
     def _generation(self) -> Mapping[str, Any]:
         path = self._folder(_SETTINGS) / _GENERATION
         return _json(path) if path.is_file() else {}
@@ -126,11 +144,18 @@ class PublishedModel:
             ) from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _text(path: Path) -> str:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path} is no text: it is not UTF-8 at byte {error.start}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is no whole JSON: {error}") from error
     if not isinstance(content, dict):

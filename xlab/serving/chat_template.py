@@ -1,8 +1,9 @@
 """Make a prompt of a chat: by the checkpoint's own template, or a plain one."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from xlab.data.tokenizers import Tokenizer
 from xlab.serving.errors import RequestError, ServingError
@@ -63,10 +64,16 @@ class JinjaTemplate:
         from jinja2 import TemplateError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        )
         environment.globals["raise_exception"] = _refuse
         self._failures = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
         self._tokenizer = tokenizer
+        self._ids = tokenizer.special_tokens
+        # the longest first: one may begin with another
+        names = sorted(self._ids, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, names)))
         try:
             self._template = environment.from_string(source)
         except TemplateError as error:
@@ -75,7 +82,7 @@ class JinjaTemplate:
     def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
         tokenizer = self._tokenizer
         specials = {name: getattr(tokenizer, f"{name}_token") for name in ("sos", "eos", "pad")}
-        plain = [{"role": message.role, "content": _apart(message.text, specials.values())} for message in messages]
+        plain = [{"role": message.role, "content": self._apart(message.text)} for message in messages]
         try:
             text = self._template.render(
                 messages=plain,
@@ -88,32 +95,28 @@ class JinjaTemplate:
             raise
         except self._failures as error:
             raise RequestError(f"the chat template does not take these messages: {error}", param="messages") from error
-        return ChatPrompt(self._encode(text, list(specials.values())), text.replace(_MARK, ""))
+        return ChatPrompt(self._encode(text), text.replace(_MARK, ""))
 
-    def _encode(self, text: str, specials: Sequence[str]) -> list[int]:
+    def _apart(self, text: str) -> str:
+        return self._special.sub(
+            lambda found: "".join(f"{letter}{_MARK}" for letter in found[0]), text.replace(_MARK, "")
+        )
+
+    def _encode(self, text: str) -> list[int]:
         """Special tokens that the template wrote become their ids, all else text."""
         ids: list[int] = []
-        while text:
-            place, special = min(
-                ((text.find(special), special) for special in specials if special in text), default=(len(text), "")
-            )
-            ids += self._tokenizer.encode(text[:place].replace(_MARK, ""))
-            if special:
-                ids.append(self._tokenizer[special])
-            text = text[place + len(special) :]
+        at = 0
+        for found in self._special.finditer(text):
+            ids += self._tokenizer.encode(text[at : found.start()].replace(_MARK, ""))
+            ids.append(self._ids[found[0]])
+            at = found.end()
+        ids += self._tokenizer.encode(text[at:].replace(_MARK, ""))
         if not ids or ids[0] != self._tokenizer.sos_id:
             ids.insert(0, self._tokenizer.sos_id)  # every text that the model has seen began so
         return ids
 
 
 _MARK = "\ue000"  # of private use: keeps a special token's spelling in a message from being one
-
-
-def _apart(text: str, specials: Any) -> str:
-    text = text.replace(_MARK, "")
-    for special in specials:
-        text = text.replace(special, special[:1] + _MARK + special[1:])
-    return text
 
 
 def _refuse(message: str) -> None:

@@ -92,6 +92,11 @@ class Tokenizer:
         """What marks a document's beginning and padding, and ends its meta: a text that is written holds none."""
         return [self.sos_id, self.pad_id, *([] if self.sep_id is None else [self.sep_id])]
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """The names of all special tokens, which no text is encoded as, and their ids."""
+        return {name.decode(): token_id for token_id, name in self._spelt_specials.items()}
+
     def with_separator(self) -> "Tokenizer":
         """Return this tokenizer with ``<|sep|>``, which stands between a document's meta and its text.
 
