@@ -213,6 +213,20 @@ def test_an_export_whose_proof_fails_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("kind", ["hf", "safetensors", "gguf"])
+def test_what_is_too_large_for_half_precision_is_told(kind: str, tmp_path: Path) -> None:
+    if kind == "gguf":
+        pytest.importorskip("gguf", reason="GGUF files are written with its package")
+    source = small_models.write(tmp_path / "a.pt", small_models.settings_of("llama"))
+    content = torch.load(source, weights_only=True)
+    content["state_dict"]["decoder.blocks.1.feed_forward.down.weight"][2, 3] = 1e5
+    torch.save(content, source)
+    with pytest.raises(ConversionError, match=r"down(_proj)?\.weight has numbers beyond 65504, the largest in --dtype"):
+        export(source, tmp_path / "made", kind, options=Options("fp16"), verify=False)
+    assert os.listdir(tmp_path) == ["a.pt"]
+    export(source, tmp_path / "made", kind, options=Options("bf16"), verify=False)
+
+
 def test_a_full_disk_leaves_nothing(llama: Path, tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

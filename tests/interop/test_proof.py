@@ -9,6 +9,7 @@ import small_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from xlab import checkpoints
 from xlab.interop import export_huggingface, gguf_writing, proof_process
@@ -116,6 +117,16 @@ def test_a_changed_pt_is_found(tmp_path: Path) -> None:
     content["state_dict"]["decoder.norm.weight"][3] += 1e-3
     torch.save(content, path)
     assert not compared(source, path, "pt").holds
+
+
+def test_a_weight_that_is_no_number_is_found_whatever_follows(tmp_path: Path) -> None:
+    source, export = made(tmp_path, "safetensors", small_models.settings_of("llama"))
+    file = export / "model.safetensors"
+    tensors = load_file(file)
+    tensors["blocks.0.attention.qkv.weight"][1, 2] = float("nan")
+    save_file(tensors, file)
+    proof = compared(source, export, "safetensors")
+    assert (proof.weights, proof.apart) == (float("inf"), "blocks.0.attention.qkv.weight")
 
 
 def test_another_setting_is_found(tmp_path: Path) -> None:

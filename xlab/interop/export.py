@@ -240,7 +240,9 @@ def beside(target: Path) -> Iterator[Path]:
     try:
         yield folder / target.name
     except OSError as error:
-        raise CheckpointError(f"cannot write {target}: {error.strerror or error}; nothing is left of it") from error
+        # numpy's says how many numbers it wrote, and not why no more
+        reason = error.strerror or "it could not be written whole (is the disk full?)"
+        raise CheckpointError(f"cannot write {target}: {reason}; nothing is left of it") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

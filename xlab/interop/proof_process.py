@@ -3,6 +3,7 @@
 It is asked in JSON on standard input, and answers in JSON on the last line of standard output.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -240,7 +241,9 @@ def _farthest(
         if expected.shape != found[name].shape:
             return float("inf"), name
         apart = float((expected - found[name].float()).abs().max() / expected.abs().max().clamp_min(1e-30))
-        if not apart <= farthest:  # a NaN too
+        if not math.isfinite(apart):
+            return float("inf"), name
+        if apart > farthest:
             farthest, at = apart, name
     return farthest, at
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from xlab.errors import ConfigError
+from xlab.interop.errors import ConversionError
 
 DTYPES = {
     torch.float64: "F64",
@@ -54,11 +55,21 @@ class PendingTensor:
         return math.prod(self.shape) * self.dtype.itemsize
 
     def made(self) -> Tensor:
-        """Give it, contiguous, on the CPU and in its dtype."""
-        tensor = self.make().detach().to("cpu", self.dtype).contiguous()
-        if tuple(tensor.shape) != self.shape:
-            raise AssertionError(f"{self.name} was planned as {self.shape} and is {tuple(tensor.shape)}")
-        return tensor
+        """Give it, contiguous, on the CPU and in its dtype.
+
+        Raises:
+            ConversionError: for a number that is too large for the dtype.
+        """
+        tensor = self.make().detach()
+        rounded = tensor.to("cpu", self.dtype).contiguous()
+        if tuple(rounded.shape) != self.shape:
+            raise AssertionError(f"{self.name} was planned as {self.shape} and is {tuple(rounded.shape)}")
+        if self.dtype != tensor.dtype and self.dtype.is_floating_point and rounded.isinf().sum() > tensor.isinf().sum():
+            raise ConversionError(
+                f"{self.name} has numbers beyond {torch.finfo(self.dtype).max:g}, the largest in --dtype "
+                f"{str(self.dtype).removeprefix('torch.')}; export with bf16 or fp32"
+            )
+        return rounded
 
 
 def size_of(text: str) -> int:
@@ -128,4 +139,4 @@ def write_file(path: Path, tensors: Iterable[PendingTensor]) -> None:
 
 def _write_bytes(tensor: Tensor, file: BinaryIO) -> None:
     """Write a contiguous tensor's numbers as they lie in memory."""
-    tensor.reshape(-1).view(torch.uint8).numpy().tofile(file)
+    file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
