@@ -189,6 +189,13 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match=r"is a file, and no config\.json"):
             huggingface.model_settings(folder / "model.safetensors")
 
+    def test_what_is_no_published_model(self, folder: Path) -> None:
+        with pytest.raises(CheckpointError, match="name of a published model is empty"):
+            huggingface.model_settings("")
+        (folder / "xlab.json").write_text("{}")
+        with pytest.raises(CheckpointError, match=r"a folder of XLab's own.*import-checkpoint .*copy, then"):
+            huggingface.model_settings(folder)
+
     def test_a_context_that_no_memory_holds(self, folder: Path) -> None:
         change_config(folder, n_positions=10**12)
         with pytest.raises(ConversionError, match="n_positions 1000000000000, which is not"):

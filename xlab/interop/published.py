@@ -11,6 +11,7 @@ from xlab.errors import CheckpointError
 from xlab.interop.errors import ConversionError
 from xlab.interop.families import Family, family_of
 from xlab.interop.safetensors_folder import INDEX, SINGLE, SafetensorsFolder
+from xlab.interop.xlab_folder import is_xlab_folder
 
 CONFIG = "config.json"
 _GENERATION, _TOKENIZER = "generation_config.json", "tokenizer_config.json"
@@ -37,7 +38,14 @@ class PublishedModel:
         Raises:
             CheckpointError: if there is none, or it is no JSON object.
         """
+        if not self.source:
+            raise CheckpointError("the name of a published model is empty; give a folder, or a name on the hub")
         local = Path(self.source).expanduser()
+        if is_xlab_folder(local):
+            raise CheckpointError(
+                f"{self.source} is a folder of XLab's own, not a published one; make a checkpoint of it: ./manage.py "
+                f"import-checkpoint {self.source}, then --model.init_from"
+            )
         if local.is_file() and local.suffix == ".json":
             return _json(local)
         if local.is_file():
