@@ -245,3 +245,8 @@ def test_the_options_of_all_parts_are_known_for_suggestions() -> None:
     names = factories.option_names()
     assert {"n_kv_heads", "warmup_steps", "text_column", "min_frequency"} <= names
     assert "foreach" not in names  # torch.optim's
+
+
+def test_the_parts_that_have_an_option_are_known() -> None:
+    assert factories.parts_with("every") == ["ValueEmbeddings"]
+    assert factories.parts_with("foreach") == []

@@ -137,6 +137,13 @@ def option_names() -> set[str]:
     return names
 
 
+def parts_with(option: str) -> list[str]:
+    """Give the names of XLab's own parts that have an option of that name."""
+    homes = [home for home in HOMES if home.startswith("xlab.")]
+    kinds = [kind for home in homes for kind in _own_classes(home).items()]
+    return [name for name, kind in kinds if name[0] != "_" and option in inspect.signature(kind).parameters]
+
+
 def _made(value: Any, stays_factory: bool) -> Any:
     if isinstance(value, dict) and "class_path" in value:
         return factory(value) if stays_factory else build(value)

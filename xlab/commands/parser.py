@@ -24,6 +24,8 @@ _PARSER_KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
 _OWN_WORDS = re.compile(r"^\s*- (?P<words>data\.meta\..+)$", re.MULTILINE)
 _CLASS_TYPE = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
+_UNION = "Does not validate against any of the Union subtypes"
+_SAID = re.compile(r"^\s*- (?P<words>.+)$", re.MULTILINE)  # of a union, by each of its types
 _CHOICES = re.compile(r"Literal\[([^\]]*)\]")
 _LINKED = re.compile(r"Linked \"(?P<target>[\w.]+)\" must be given via \"(?P<source>[\w.]+)\"")
 
@@ -148,19 +150,35 @@ def one_line(message: str, known: Iterable[str]) -> str:
         given = text.rpartition("Given value: ")[2] if "Given value: " in text else text.rpartition("Got value: ")[2]
         options = dict.fromkeys(option.strip("' ") for choice in choices for option in choice.split(","))
         return f"{key} is {given}; it can be {', '.join(options)}"
+    if said := _of_a_union(message):
+        text = f"{key}: {said}"
     text = _PARSER_KEY.sub(r"\g<key>:", text)
     text = _CLASS_TYPE.sub(r"\1", text)
     return text if len(text) <= 400 else f"{text[:400]} …"
 
 
+def _of_a_union(message: str) -> str | None:
+    """What the types of a union say of a value, but for null, which nobody meant."""
+    if _UNION not in message:
+        return None
+    said = dict.fromkeys(" ".join(match["words"].split()) for match in _SAID.finditer(message))
+    told = [words for words in said if words != _UNION and "NoneType" not in words]
+    value = message.partition("Given value: ")[2].partition("\n")[0]  # the innermost
+    is_own = value.startswith(("NestedArg(", "Namespace("))  # the parser's, of which the words have told
+    return None if not told else ", or ".join(told) + ("" if is_own else f". Got value: {value.strip()}")
+
+
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """Say that a setting does not exist, and which is nearest."""
+    """Say that a setting does not exist, and which is nearest, or which parts have one of that name."""
     names = {name for name in known if name and not name.startswith("_")}
     last = key.rpartition(".")[2]
+    close = difflib.get_close_matches(key, names, n=1, cutoff=0.7)
+    if not close and (owners := factories.parts_with(last)):
+        have = "have" if len(owners) > 1 else "has"
+        return f"there is no setting {key!r} here; {', '.join(owners)} {have} it: give the class as well"
     # a part's own options are known by their last name alone
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.7) or difflib.get_close_matches(
-        last, factories.option_names() | {name.rpartition(".")[2] for name in names}, n=1
-    )
+    own_names = factories.option_names() | {name.rpartition(".")[2] for name in names}
+    close = close or difflib.get_close_matches(last, own_names, n=1)
     return f"there is no setting {key!r}" + (f"; did you mean {close[0]!r}?" if close else "; see --help")
 
 
