@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from xlab.errors import ConfigError
+from xlab.training.optimizers import decay_groups
 from xlab.transformer import Context, MultiHeadAttention, NoPosition, Placement, ValueEmbeddings, ValueResidual
 
 G, DH, LAYERS = 2, 3, 4
@@ -37,11 +38,15 @@ def test_value_embeddings_reach_every_second_layer_and_the_last() -> None:
 def test_the_first_layers_values_reach_all_others() -> None:
     torch.manual_seed(0)
     mix = ValueResidual(5, 6, G, DH, LAYERS, share=0.25)
-    mix.scales[1] = torch.tensor([2.0, -1.0])
+    mix.own_scale[1], mix.first_scale[1] = 2.0, -1.0
     before, after, _ = mixed(mix, torch.tensor([[1, 4, 1]]))
     assert torch.equal(after[0], before[0])
     torch.testing.assert_close(after[1], 0.75 * before[1] + 0.25 * before[0])
     torch.testing.assert_close(after[2], 2 * before[2] - before[0])
+
+
+def test_shares_of_values_do_not_decay() -> None:
+    assert [group["weight_decay"] for group in decay_groups(ValueResidual(5, 6, G, DH, LAYERS))] == [0.0]
 
 
 def test_without_a_mix_values_are_what_the_layer_made() -> None:

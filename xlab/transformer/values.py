@@ -91,17 +91,20 @@ class ValueResidual(ValueMix):
     ) -> None:
         super().__init__()
         self.share = share
-        self.scales = nn.Parameter(torch.empty(n_layers - 1, 2))  # of the layer's own, and of the first's
+        # vectors, which no weight decay draws to zero
+        self.own_scale = nn.Parameter(torch.empty(n_layers - 1))
+        self.first_scale = nn.Parameter(torch.empty(n_layers - 1))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        self.scales[:, 0], self.scales[:, 1] = 1 - self.share, self.share
+        self.own_scale.fill_(1 - self.share)
+        self.first_scale.fill_(self.share)
 
     def forward(self, values: Tensor, layer: int, x: Tensor, context: "Context") -> Tensor:
         if layer == 0:
             context.first_values = values
             return values
         assert context.first_values is not None
-        own, first = self.scales[layer - 1].to(values.dtype).unbind()
+        own, first = (scale[layer - 1].to(values.dtype) for scale in (self.own_scale, self.first_scale))
         return own * values + first * context.first_values
