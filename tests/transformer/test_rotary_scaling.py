@@ -54,6 +54,7 @@ def test_yarns_factor_scales_queries_and_keys() -> None:
         (lambda: LinearScaling(0.5), "the factor of a rotary scaling must be at least 1, got 0.5"),
         (lambda: DynamicNTKScaling(2.0, 0), "original_max_len must be at least 1, got 0"),
         (lambda: YaRNScaling(2.0, 8, beta_fast=1.0, beta_slow=2.0), "beta_fast > beta_slow > 0, got 1.0 and 2.0"),
+        (lambda: RotaryPosition(8, 2, 4, base=1.0, scaling=YaRNScaling(2.0, 8)), "a base above 1; got 1.0"),
         (lambda: Llama3Scaling(2.0, 4.0, 1.0, 8), "high_freq_factor > low_freq_factor > 0, got 1.0 and 4.0"),
         (lambda: RotaryPosition(8, 2, 4, fraction=0.3), "an even width to turn, got 0.3 of 4 = 1"),
         (lambda: RotaryPosition(8, 2, 4, fraction=1.5), r"must be in \(0, 1\], got 1.5"),

@@ -103,6 +103,9 @@ class YaRNScaling(RotaryScaling):
         self.attention_factor = 0.1 * math.log(factor) + 1 if attention_factor is None else attention_factor
 
     def frequencies(self, base: float, width: int, max_len: int) -> Tensor:
+        if base <= 1:
+            raise ConfigError(f"YaRN needs pairs that turn at different rates, a base above 1; got {base}")
+
         def pair_that_turns(times: float) -> float:
             wave_length = self.original_max_len / times  # in tokens: a pair's is 2π base^(2i / R)
             return width * math.log(wave_length / (2 * math.pi)) / (2 * math.log(base))
