@@ -13,6 +13,7 @@ from xlab.transformer import (
     Attention,
     Context,
     GroupedQueryAttention,
+    HeadQKNorm,
     MultiHeadAttention,
     MultiQueryAttention,
     NoPosition,
@@ -113,3 +114,17 @@ def test_a_users_own_attention_works_and_decodes_with_a_cache(make_decoder, ids:
 def test_refusals(make, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+def test_queries_and_keys_meet_as_wide_as_the_values() -> None:
+    seen = []
+
+    class Wide(HeadQKNorm):
+        def forward(self, qk: Tensor) -> Tensor:
+            return super().forward(qk).float()
+
+    attention = MultiHeadAttention(8, 2, 0, qk_norm=Wide)
+    attention.kernel.register_forward_pre_hook(lambda kernel, tensors: seen.extend(tensors))
+    with torch.autocast("cpu", torch.bfloat16):
+        attention(torch.randn(1, 6, 8), context(NoPosition(8, 2, 6), 6))
+    assert [x.dtype for x in seen] == [torch.bfloat16] * 3

@@ -57,3 +57,10 @@ def test_zero_stays_finite_and_a_senseless_eps_is_refused(make) -> None:
     assert zero.grad.isfinite().all()
     with pytest.raises(ConfigError, match="eps must be above 0, got 0"):
         make(8, eps=0.0)
+
+
+def test_rms_norm_takes_bf16_beside_a_weight_in_fp32(x: torch.Tensor) -> None:
+    norm = RMSNorm(8)
+    norm.weight.data.uniform_(0.5, 2.0)
+    low = x.to(torch.bfloat16)
+    assert torch.equal(norm(low), norm(low.float()).to(torch.bfloat16))

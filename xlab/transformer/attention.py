@@ -131,6 +131,8 @@ class Attention(nn.Module):
         Returns:
             (B, T, H · Dh)
         """
+        # under mixed precision a norm may have made them wider
+        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
         keys, values = context.placement.store(self.layer_index, keys, values, self.window)
         mask, is_causal = context.masking(self.window)
         n_tokens = queries.size(2)

@@ -110,7 +110,9 @@ def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     if x.is_cpu and x.dtype in (torch.float32, torch.float64) and not torch.compiler.is_compiling():
         scaled: Tensor = _CPURMSNorm.apply(x, weight, eps)  # type: ignore[no-untyped-call]
         return scaled
-    return F.rms_norm(x, weight.shape, weight, eps)
+    # under mixed precision a branch gives bf16, and no fused kernel takes that beside a weight in fp32
+    wide = torch.promote_types(x.dtype, weight.dtype)
+    return F.rms_norm(x.to(wide), weight.shape, weight, eps).to(x.dtype)
 
 
 class _CPURMSNorm(torch.autograd.Function):
