@@ -50,6 +50,12 @@ def test_as_data(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["--widths=16,16"], "give two different ones at least, each once"),
         (["--widths=16,wide"], "are no whole numbers; give them as 64,128,256"),
         (["--widths=16,17"], "--widths 17: 2 heads at width 16 are no whole number there; give multiples of 8"),
+        (["--widths=16,16000000"], "the model would take "),
+        (["--widths=16,32", "--model.optimizer=Muon"], "model.optimizer: Muon only supports 2D parameters"),
+        (
+            ["--widths=16,32", "--model.optimizer.lr=1e30"],
+            "at width 16 the loss is nan after step 2, and nothing can be",
+        ),
         (["--widths=16,32", "--model.lora=LoRA", "--model.feed_forwards=3"], "there is no setting"),
     ],
 )
@@ -58,4 +64,4 @@ def test_bad_input_is_one_line(corpus: Path, options: list[str], said: str) -> N
     assert result.exit_code == 2
     assert result.stdout == ""
     assert said in result.stderr
-    assert result.stderr.startswith("manage.py mup-check: error: ")
+    assert result.stderr.splitlines()[-1].startswith("manage.py mup-check: error: ")

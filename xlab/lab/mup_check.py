@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from xlab import checkpoints, factories
-from xlab.errors import ConfigError
+from xlab.errors import ConfigError, TrainingError
 from xlab.training.objectives import Objective
 from xlab.training.optimizers import decay_groups, hold_still, scale_rates
 from xlab.transformer.decoder import Decoder
+from xlab.transformer.footprint import refuse_beyond_memory
 from xlab.transformer.initialisations import MuPInitialisation
 
 PARTS = ("embedding", "attention", "feed_forward", "stream", "norm", "logits")
@@ -74,10 +75,13 @@ def mup_check(
         say: told which width is being trained.
 
     Raises:
-        ConfigError: for a width that the model cannot have.
+        ConfigError: for a width that the model cannot have, or this machine.
+        TrainingError: when a loss is no number.
     """
     widths = sorted(widths)
     settings = [at_width(model, width) for width in widths]
+    for own in settings:
+        refuse_beyond_memory(own, checkpoints.build_decoder)
     seen: list[list[dict[str, list[float]]]] = []
     for width, own in zip(widths, settings, strict=True):
         say(f"width {width}")
@@ -150,6 +154,11 @@ def _observe(model: Mapping[str, Any], seed: int, steps: int, rows: int, seq_len
             batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
             loss = objective(hidden, decoder.head, batch) / batch["targets"].numel()
             sizes.close(loss)
+            if not math.isfinite(loss.item()):
+                raise TrainingError(
+                    f"at width {model['d_model']:,} the loss is {loss.item()} after step {step}, and nothing can be "
+                    "told; lower the learning rate"
+                )
             if step < steps:
                 optimizer.zero_grad()
                 loss.backward()
@@ -162,7 +171,10 @@ def _optimizer(decoder: Decoder, model: Mapping[str, Any]) -> torch.optim.Optimi
         return decoder.initialisation.learning_rate_factor(name, parameter, decoder)
 
     groups = decay_groups(decoder, widening=widening, learning_rates=model.get("learning_rates"))
-    optimizer: torch.optim.Optimizer = factories.build(model["optimizer"], groups)
+    try:
+        optimizer: torch.optim.Optimizer = factories.build(model["optimizer"], groups)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.optimizer: {error}") from error
     scale_rates(optimizer)
     return optimizer
 
