@@ -170,8 +170,10 @@ class RotaryPosition(Position):
             turns = turns.unsqueeze(1)  # the same for all heads
         cos, sin = turns.unbind(-2)
         first, second = x[..., : self.width].chunk(2, dim=-1)
-        turned = (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin))
-        return torch.cat((*turned, x[..., self.width :]), dim=-1)
+        turned = [torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)]
+        if self.width < x.size(-1):
+            turned.append(x[..., self.width :])
+        return torch.cat(turned, dim=-1)
 
     def _turns(self) -> Tensor:
         if self.scaling is None:
