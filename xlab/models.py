@@ -16,13 +16,15 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED, Batch
-from xlab.errors import CheckpointError, ConfigError, DataError, TrainingError
+from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.interop import huggingface
 from xlab.interop.published import PublishedModel
+from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
 from xlab.training.schedules import Cosine, Schedule
+from xlab.training.spikes import StepFigures, accepted, gradient_norm
 from xlab.transformer.attention import Attention, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
@@ -139,6 +141,7 @@ class XLabModel(LightningModule):
         self._mixtures = mixtures(self.decoder)
         self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
         self._step_tokens: Tensor | None = None  # and of predicted tokens
+        self._gradient_norm: Tensor  # of the step's gradients, before clipping: a scalar
         self._step_routing: Tensor | None = None  # and of what its experts say of each token, (2,)
         self._resumed: list[dict[str, Any]] | None = None  # what on_save_checkpoint kept, until the first batch
 
@@ -240,17 +243,19 @@ class XLabModel(LightningModule):
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
         loss, tokens, *routing = sums.tolist()
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {self.trainer.global_step}; lower the learning rate, or go on from the "
-                "last checkpoint with trainer.gradient_clip_val set"
-            )
         self._step_loss = self._step_tokens = self._step_routing = None
         # Lightning divided by the accumulation, DDP by the world size
         divided = self.max_len * self.trainer.accumulate_grad_batches * self.trainer.world_size
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
         torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
-        self.log("train/loss", loss / max(tokens, 1.0), prog_bar=True)
+        self._gradient_norm = gradient_norm(gradients)
+        figures = StepFigures(self.trainer.global_step, loss / max(tokens, 1.0), float(self._gradient_norm))
+        if not accepted(self.trainer, figures):
+            self.zero_grad()  # an optimiser leaves a parameter without a gradient as it is, and its state, too
+        if math.isfinite(figures.loss):
+            self.log("train/loss", figures.loss, prog_bar=True)
+        if is_logged(self.trainer) and math.isfinite(figures.gradient_norm):
+            self.log("train/gradient_norm", figures.gradient_norm)
         for name, figure in zip(("balance_loss", "dropped_tokens"), routing, strict=False):
             self.log(f"train/{name}", figure / max(tokens, 1.0))
         self.log("lr", base_rate(optimizer.param_groups[0]))
@@ -263,9 +268,10 @@ class XLabModel(LightningModule):
     ) -> None:
         """Clip as the trainer was told."""
         by_value = str(gradient_clip_algorithm or "norm").endswith("value")
-        if gradient_clip_val and str(self.trainer.precision) == "bf16-mixed" and not by_value:
-            # Lightning refuses fused optimisers under any mixed precision, for the sake of fp16's loss scaling
-            nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        if (gradient_clip_val or 0) > 0 and str(self.trainer.precision) != "16-mixed" and not by_value:
+            # the norm is known already; and Lightning refuses fused optimisers under any mixed precision, for the sake
+            # of fp16's loss scaling
+            nn.utils.clip_grads_with_norm_(self.parameters(), float(gradient_clip_val or 0), self._gradient_norm)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 

@@ -1,4 +1,4 @@
-"""What the commands add to a run: whole checkpoint files, the word after Ctrl-C, the file of continuations."""
+"""What the commands add to a run: whole checkpoint files, the word after Ctrl-C, texts on the way and of documents."""
 
 import json
 import os
@@ -11,8 +11,11 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from xlab import checkpoints
+from xlab import checkpoints, inference
 from xlab.datamodules import XLabDataModule
+from xlab.errors import ConfigError, GenerationError
+from xlab.inference.sampling import filters_for
+from xlab.training.samples import SampleWriter
 
 
 class WholeFiles(TorchCheckpointIO):
@@ -36,6 +39,58 @@ class InterruptNotice(Callback):
         last = getattr(trainer.checkpoint_callback, "last_model_path", "")
         advice = f"go on with ./xlab.py fit --ckpt_path {shown(last)}" if last else "no checkpoint had been written yet"
         print(f"\ninterrupted at step {trainer.global_step}; {advice}", file=sys.stderr)
+
+
+class TextSamples(SampleWriter):
+    """Let the model continue prompts at every validation; see SampleWriter for where they go.
+
+    Args:
+        prompts: what is continued; "" is a text's beginning.
+        max_new_tokens: of each text, at most.
+        temperature: as in ``xlab.inference.sample``; 0 takes the likeliest tokens.
+        top_k: likewise.
+        top_p: likewise.
+        seed: of the draws: the same at every validation, so that only the model changes.
+
+    Raises:
+        ConfigError: without a prompt, or for a setting that sampling cannot take.
+    """
+
+    def __init__(
+        self,
+        prompts: list[str],
+        max_new_tokens: int = 100,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not prompts:
+            raise ConfigError(
+                "trainer.callbacks: TextSamples.prompts is empty; give a text to continue, or leave the callback out"
+            )
+        if max_new_tokens < 1:
+            raise ConfigError(f"trainer.callbacks: TextSamples.max_new_tokens must be at least 1, got {max_new_tokens}")
+        self._draw: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        try:
+            filters_for(**self._draw)
+        except GenerationError as error:
+            raise ConfigError(f"trainer.callbacks: TextSamples: {error}") from error
+        self._max_new_tokens, self._seed = max_new_tokens, seed
+        settings = {"max_new_tokens": max_new_tokens, **self._draw, "seed": seed}
+        super().__init__(prompts, self._continue, settings)
+
+    def _continue(self, trainer: Trainer, pl_module: LightningModule, prompt: str) -> str:
+        model: Any = pl_module
+        tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        ids = torch.tensor([tokenizer[tokenizer.sos_token], *tokenizer.encode(prompt)], device=model.device)
+        eos, draws = tokenizer[tokenizer.eos_token], torch.Generator(model.device).manual_seed(self._seed)
+        with trainer.precision_plugin.val_step_context():
+            new = inference.sample(
+                model, ids, self._max_new_tokens, model.max_len, eos_class=eos, generator=draws, **self._draw
+            )
+        text: str = tokenizer.decode(new)
+        return text
 
 
 class ContinuationWriter(Callback):

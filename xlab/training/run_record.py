@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import resource
 import shlex
 import socket
 import subprocess
@@ -13,12 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from xlab import __version__
-from xlab.transformer.flops import flops_per_token
+from xlab.training.peak import PeakFlops
+from xlab.training.throughput import peak_memory, run_flops_per_token
 
 NAME = "run.json"
 PACKAGES = ("torch", "lightning", "tokenizers", "datasets", "numpy")
@@ -33,17 +32,18 @@ class RunRecord(Callback):
     Args:
         folder: the run's.
         resumed_from: the checkpoint that it goes on from.
+        peak: of the machine; kept under ``peak``, and what it was measured of.
     """
 
-    def __init__(self, folder: str | Path, resumed_from: str | None = None) -> None:
+    def __init__(self, folder: str | Path, resumed_from: str | None = None, peak: PeakFlops | None = None) -> None:
         self._path = Path(folder) / NAME
         self._resumed_from = resumed_from
+        self._peak = peak
         self._record: dict[str, Any] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         decoder: Any = pl_module.decoder
         datamodule: Any = getattr(trainer, "datamodule", None)
-        seq_len = getattr(datamodule, "hparams", {}).get("seq_len", decoder.max_len)
         embeddings = decoder.embedding.weight.numel() + (0 if decoder.output is None else decoder.output.weight.numel())
         parameters = sum(parameter.numel() for parameter in decoder.parameters())
         self._record = {
@@ -62,7 +62,8 @@ class RunRecord(Callback):
             "steps": int(trainer.estimated_stepping_batches),
             "parameters": parameters,
             "non_embedding_parameters": parameters - embeddings,
-            "flops_per_token": flops_per_token(decoder, seq_len),
+            "flops_per_token": run_flops_per_token(trainer, pl_module),
+            "peak": None if self._peak is None else self._peak.measured(pl_module.device, str(trainer.precision)),
             "data_fingerprint": getattr(datamodule, "fingerprint", None),
         }
         self._write(trainer)
@@ -82,7 +83,7 @@ class RunRecord(Callback):
                 "status": status,
                 "ended": _now(),
                 "last_step": trainer.global_step,
-                "peak_memory_bytes": _peak_memory(),
+                "peak_memory_bytes": peak_memory(),
                 **more,
             }
             self._write(trainer)
@@ -93,14 +94,6 @@ class RunRecord(Callback):
             scratch = self._path.with_suffix(f".{os.getpid()}")
             scratch.write_text(json.dumps(self._record, indent=2) + "\n", encoding="utf-8")
             os.replace(scratch, self._path)
-
-
-def _peak_memory() -> int:
-    """The most memory that this process held: the GPU's where one was used, else its own."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _now() -> str:
