@@ -77,6 +77,44 @@ def test_a_yaml_trains(corpora: Path, file: str, source: list[str]) -> None:
     assert checkpoints.read("logs/version_0").info["step"] == 2
 
 
+@pytest.mark.parametrize(
+    ("file", "leaves"),
+    [
+        ("extra/tensorboard.yaml", "logs/version_0/events.out.tfevents.*"),
+        ("extra/csv.yaml", "logs/version_0/metrics.csv"),
+        ("extra/wandb.yaml", "logs/version_0/wandb/offline-run-*"),
+        ("extra/mlflow.yaml", "mlruns/*/*/metrics/val/loss"),
+        ("extra/text_samples.yaml", "logs/version_0/generated.jsonl"),
+        ("extra/early_stopping.yaml", "logs/version_0/checkpoints/best.ckpt"),
+        ("extra/checkpoints.yaml", "logs/version_0/checkpoints/last.ckpt"),
+        ("extra/skip_spikes.yaml", "logs/version_0/checkpoints/last.ckpt"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:(wandb|mlflow)")  # what the packages say of their own
+def test_an_extra_yaml_does_what_it_says(corpora: Path, file: str, leaves: str) -> None:
+    package = Path(file).stem
+    if package in ("wandb", "mlflow"):
+        pytest.importorskip(package, reason=f"needs {package}: pip install 'xlab[{package}]'")
+    run("fit", ["-c", str(ROOT / "conf" / file), *SHARDS, *QUICK])
+    assert list(Path().glob(leaves))
+    record = json.loads(Path("logs/version_0/run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["peak"]["flops_per_s"] > 0
+
+
+def test_extra_yaml_add_up(corpora: Path) -> None:
+    extra = [
+        word for name in ("csv", "tensorboard", "text_samples", "skip_spikes") for word in ("-c", extra_yaml(name))
+    ]
+    run("fit", [*extra, *SHARDS, *QUICK])
+    names = {path.name.partition(".out")[0] for path in Path("logs/version_0").iterdir()}
+    assert names >= {"metrics.csv", "metrics.jsonl", "events", "generated.jsonl", "run.json"}
+
+
+def extra_yaml(name: str) -> str:
+    return str(ROOT / "conf" / "extra" / f"{name}.yaml")
+
+
 def test_the_nietzsche_yaml_trains(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "shared").symlink_to(shared_data.parent)

@@ -87,6 +87,19 @@ class TestFit:
         run("fit", [*small(corpus, model__d_model=32, trainer__max_steps=7), "--ckpt_path=logs/version_0"])
         assert "note: model.d_model stays 16 as in the checkpoint, not 32" in capsys.readouterr().err
 
+    def test_what_a_killed_run_was_writing_is_removed_when_it_goes_on(self, there: Path, corpus: Path) -> None:
+        run("fit", small(corpus))
+        record = json.loads((newest_run() / "run.json").read_text())
+        half = newest_run() / "checkpoints" / ".last.ckpt.half"
+        with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+            pass
+        for status, is_left in (("finished", True), ("running", False)):
+            half.touch()
+            (half.parents[1] / "run.json").write_text(json.dumps({**record, "status": status, "process": gone.pid}))
+            run("fit", [*small(corpus, trainer__max_steps=7), f"--ckpt_path={half.parents[1]}"])
+            assert half.exists() == is_left
+        assert json.loads((newest_run() / "run.json").read_text())["peak"] == record["peak"]
+
     def test_training_on_another_corpus_is_no_resumption(self, there: Path, tmp_path: Path) -> None:
         other = write_corpus(tmp_path / "other.jsonl", 130)
         with pytest.raises(XLabError, match=r"is not the one .* --model\.init_from"):
@@ -223,6 +236,14 @@ class TestMeasuring:
         ("--trainer.strategy=dpp", "invalid strategy name"),
         ("--trainer.accelerator=cuda", "can not run on your system"),
         ("--config=nowhere.yaml", "does not exist"),
+        (
+            "--trainer.callbacks=[{class_path: BestAndLast, init_args: {every_n_steps: 0}}]",
+            "every_n_steps must be above 0",
+        ),
+        (
+            "--trainer.logger={class_path: CSV, init_args: {flush_every: 0}}",
+            "CSV.flush_every must be at least 1, got 0",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(there: Path, corpus: Path, mistake: str, says: str) -> None:
@@ -286,21 +307,28 @@ class TestProcesses:
         assert done.returncode == 0, done.stderr
         assert done.stderr.count("Waiting for another process") == 1
 
-    def test_ctrl_c_leaves_a_whole_checkpoint_that_resumes(self, there: Path, corpus: Path) -> None:
-        endless = small(corpus, trainer__max_steps=100_000, trainer__val_check_interval=20)
+    @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize("ranks", [1, 2])
+    def test_a_run_that_is_stopped_leaves_the_step_it_was_at(
+        self, there: Path, corpus: Path, number: int, status: int, ranks: int
+    ) -> None:
+        endless = small(corpus, trainer__max_steps=100_000, trainer__val_check_interval=20, data__batch_size=8 // ranks)
         command = [sys.executable, str(ROOT / "xlab.py"), "fit", *endless]
+        if ranks > 1:
+            command += [*options(RANKS), "--trainer.strategy=ddp"]
         with subprocess.Popen(command, cwd=there, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             for line in process.stderr:
                 if line.startswith("step 40/"):
                     break
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(process.pid, number)
             rest = process.stderr.read()
-        assert process.returncode == 130
-        found = re.search(r"go on with \./xlab\.py fit --ckpt_path (\S+)", rest)
+        assert process.returncode == status
+        found = re.search(r"interrupted at step (\d+); go on with \./xlab\.py fit --ckpt_path (\S+)", rest)
         assert found, rest
-        step = checkpoints.read(there / found[1]).info["step"]
-        run("fit", [*small(corpus, trainer__max_steps=step + 3), f"--ckpt_path={found[1]}"])
+        step = checkpoints.read(there / found[2]).info["step"]
+        assert step == int(found[1])
+        run("fit", [*small(corpus, trainer__max_steps=step + 3), f"--ckpt_path={found[2]}"])
         assert checkpoints.read(newest_run() / "checkpoints" / "last.ckpt").info["step"] == step + 3
 
     @pytest.mark.parametrize("name", ["xlab.py", "infer.py", "manage.py"])

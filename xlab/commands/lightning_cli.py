@@ -12,7 +12,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -23,13 +23,25 @@ from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser
 from xlab.commands.train import SUMMARIES
 from xlab.datamodules import XLabDataModule
-from xlab.errors import ConfigError
+from xlab.errors import ConfigError, XLabError
+from xlab.lab.run_folder import Run
 from xlab.models import XLabModel
-from xlab.training.callbacks import BestAndLast, Progress, Throughput, ValidateAtEnd
-from xlab.training.loggers import JsonLinesLogger
+from xlab.training.callbacks import (
+    BestAndLast,
+    LearningRates,
+    Progress,
+    SpikePolicy,
+    StopAtSpike,
+    Throughput,
+    ValidateAtEnd,
+)
+from xlab.training.checkpointing import remove_leftovers
+from xlab.training.loggers import JsonLinesLogger, RunLogger, TensorBoard
+from xlab.training.peak import PeakFlops
 from xlab.training.run_record import RunRecord
 
 RUNS = Path("logs")
+_OWN_WORDS = re.compile(r"^\s*- (?P<words>trainer\.(?:callbacks|logger): .+)$", re.MULTILINE)
 
 
 class XLabCLI(LightningCLI):
@@ -79,6 +91,17 @@ class XLabCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Do nothing: a checkpoint's settings are a layer of the arguments already."""
 
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except XLabError:
+            raise
+        except ValueError as error:  # among what each type of a union says stands what the class said itself
+            own = _OWN_WORDS.search(str(error))
+            if own is None:
+                raise
+            raise ConfigError(own["words"]) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         asked = self._get(self.config_init, "trainer")
         for name in ("accumulate_grad_batches", "val_check_interval"):
@@ -96,15 +119,8 @@ class XLabCLI(LightningCLI):
         if self.subcommand == "fit":
             root = Path(asked.default_root_dir or ".")
             folder = self._run_folder = new_run_folder(root)
-            loggers = [JsonLinesLogger(str(folder))]
-            if asked.logger in (None, True):
-                loggers.insert(0, TensorBoardLogger(str(root), RUNS.name, folder.name, default_hp_metric=False))
-            elif asked.logger:
-                loggers += asked.logger if isinstance(asked.logger, list) else [asked.logger]
-            path = self._get(self.config, "ckpt_path")
-            own += [Throughput(), ValidateAtEnd(), InterruptNotice(), RunRecord(folder, path and str(path))]
-            if asked.enable_checkpointing is not False:
-                own.append(BestAndLast())
+            loggers = [JsonLinesLogger(str(folder)), *self._loggers(asked.logger, folder)]
+            own += self._beside_training(folder, _listed(asked.callbacks), asked.enable_checkpointing is not False)
         if self.subcommand == "predict":
             own.append(ContinuationWriter(self._get(self.config, "output"), self.datamodule))
         kwargs |= {"logger": loggers, "callbacks": [*_listed(asked.callbacks), *own]}
@@ -114,6 +130,30 @@ class XLabCLI(LightningCLI):
         except (ValueError, MisconfigurationException) as error:  # an unknown strategy, and the like
             self._drop_empty_run()
             raise ConfigError(f"trainer: {error}") from error
+
+    def _loggers(self, asked: Any, folder: Path) -> list[Logger]:
+        chosen = [TensorBoard()] if asked in (None, True) else _listed(asked or None)
+        try:
+            for logger in chosen:
+                if isinstance(logger, RunLogger):
+                    logger.enter(folder)
+        except Exception:
+            self._drop_empty_run()
+            raise
+        return chosen
+
+    def _beside_training(self, folder: Path, asked: list[Callback], keeps: bool) -> list[Callback]:
+        """Give what every run has, but for what the user chose in another way."""
+        path = self._get(self.config, "ckpt_path")
+        earlier = Run(resumable(path).parent.parent).record if path else {}
+        peak = PeakFlops(earlier.get("peak"))
+        own = [Throughput(peak), LearningRates(), ValidateAtEnd(), InterruptNotice()]
+        own.append(RunRecord(folder, path and str(path), peak))
+        if not any(isinstance(callback, SpikePolicy) for callback in asked):
+            own.append(StopAtSpike())
+        if keeps and not any(isinstance(callback, BestAndLast) for callback in asked):
+            own.append(BestAndLast())
+        return own
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
@@ -144,7 +184,10 @@ class XLabCLI(LightningCLI):
         self.datamodule.prepare_data()
         path = self._get(self.config, "ckpt_path")
         if path is not None:
-            self._refuse_useless_resumption(checkpoints.read(resumable(path)))
+            file = resumable(path)
+            self._refuse_useless_resumption(checkpoints.read(file))
+            if Run(file.parent.parent).status == "killed":
+                remove_leftovers(file.parent)
         self._introduce()
 
     def before_validate(self) -> None:
