@@ -23,6 +23,7 @@ from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
+from xlab.training.run_length import RunLength
 from xlab.training.schedules import Cosine, Schedule
 from xlab.training.spikes import StepFigures, accepted, gradient_norm
 from xlab.transformer.attention import Attention, MultiHeadAttention
@@ -323,7 +324,7 @@ class XLabModel(LightningModule):
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model.optimizer: {error}") from error
         scale_rates(optimizer)
-        schedule: Schedule = factories.build(self.hparams["schedule"], int(total_steps))
+        schedule: Schedule = factories.build(self.hparams["schedule"], RunLength.of(self.trainer))
 
         def factor(step: int) -> float:  # a plain function: LambdaLR would save, and restore, an object's total_steps
             return schedule(step)

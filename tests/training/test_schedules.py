@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 from xlab.errors import ConfigError
+from xlab.training.run_length import RunLength
 from xlab.training.schedules import (
     Constant,
     Cosine,
+    CosineWithRestarts,
     InverseSquareRoot,
     Linear,
     Polynomial,
@@ -24,6 +26,7 @@ from xlab.training.schedules import (
 
 DECAYING: list[Callable[..., Schedule]] = [Cosine, Linear, Polynomial, WarmupStableDecay]
 ALL = [*DECAYING, Constant, InverseSquareRoot]
+TO_THE_END: list[Callable[..., Schedule]] = [Cosine, Linear, Polynomial, CosineWithRestarts]
 
 runs = st.integers(2, 400).flatmap(lambda total: st.tuples(st.just(total), st.integers(1, total - 1)))
 finals = st.floats(0, 1)
@@ -94,6 +97,47 @@ def test_the_polynomial_is_torch_s(power: float) -> None:
     assert course(Polynomial(50, power=power)) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize("num_cycles", [1, 2, 5])
+@pytest.mark.parametrize("final", [0.0, 0.1])
+def test_restarts_are_torch_s(num_cycles: int, final: float) -> None:
+    def theirs(optimizer: torch.optim.Optimizer) -> Any:
+        return lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 50 // num_cycles, eta_min=final)
+
+    made = CosineWithRestarts(50, None, final, num_cycles)
+    # theirs has no end, and begins again where the run is over
+    assert course(made)[:50] == pytest.approx(torch_course(theirs, 50)[:50], abs=1e-9)
+    assert made(50) == made(60) == pytest.approx(final)
+
+
+@given(run=runs, num_cycles=st.integers(1, 7), final=finals)
+def test_each_cycle_begins_at_the_full_rate(run: tuple[int, int], num_cycles: int, final: float) -> None:
+    total, warmup = run[1] * num_cycles + run[0], run[0]  # cycles of whole steps
+    made = CosineWithRestarts(total, warmup, final, num_cycles)
+    for cycle in range(num_cycles):
+        begin = warmup + cycle * run[1]
+        expected = [final + (1 - final) * (1 + math.cos(math.pi * at / run[1])) / 2 for at in range(run[1])]
+        # at a cycle's first step, rounding may show the last of the one before
+        rates = [made(begin + at) for at in range(run[1])]
+        assert rates[1:] == pytest.approx(expected[1:], abs=1e-6)
+        assert rates[0] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_one_cycle_is_the_plain_cosine() -> None:
+    assert course(CosineWithRestarts(50, 10, 0.1, 1)) == pytest.approx(course(Cosine(50, 10, 0.1)))
+
+
+@pytest.mark.parametrize("kind", TO_THE_END)
+@given(run=runs, longer=st.integers(0, 100))
+def test_a_decay_of_its_own_length_is_that_of_the_run_it_was_meant_for(
+    kind: Callable[..., Schedule], run: tuple[int, int], longer: int
+) -> None:
+    total, warmup = run
+    if total - warmup < 2:
+        return
+    now, meant = kind(total, warmup, decay_steps=total - warmup + longer), kind(total + longer, warmup)
+    assert course(now) == course(meant)[: total + 1]
+
+
 @given(run=runs)
 def test_constant_is_constant(run: tuple[int, int]) -> None:
     total, warmup = run
@@ -139,6 +183,15 @@ def test_the_factor_depends_on_the_step_and_the_total_alone(
     [
         (lambda: Cosine(10, 10), "warmup_steps is 10, which does not fit into a run of 10 steps"),
         (lambda: Cosine(10, -1), "warmup_steps is -1"),
+        (lambda: Cosine(10, warmup_fraction=1), "warmup_fraction is 1, in steps 10, which does not fit into a run of"),
+        (lambda: Cosine(RunLength(10, 8), warmup_tokens=88), "warmup_tokens is 88, in steps 11, which does not fit"),
+        (lambda: Cosine(10, 5, warmup_fraction=0.1), "are the same length, given twice; keep one"),
+        (lambda: Cosine(10, 2, decay_steps=7), "decay of 7 steps ends at step 9, before the run of 10"),
+        (lambda: Linear(10, 2, decay_fraction=0.5), "decay of 5 steps ends at step 7, before the run of 10"),
+        (lambda: CosineWithRestarts(10, 2, num_cycles=9), "num_cycles must be between 1 and 8, the decay's steps"),
+        (lambda: CosineWithRestarts(10, 2, num_cycles=0), "num_cycles must be between 1 and 8"),
+        (lambda: WarmupStableDecay(10, 4, decay_steps=7), "decay of 7 steps does not fit behind a warm-up of 4 into a"),
+        (lambda: WarmupStableDecay(10, decay_steps=0), "it must be between 1 and 10"),
         (lambda: Linear(10, 2, 1.5), "final_factor must be between 0 and 1, got 1.5"),
         (lambda: Linear(10, 2, -0.1), "final_factor must be between 0 and 1, got -0.1"),
         (lambda: Polynomial(10, power=0), "power must be above 0, got 0"),
