@@ -115,6 +115,24 @@ def extra_yaml(name: str) -> str:
     return str(ROOT / "conf" / "extra" / f"{name}.yaml")
 
 
+@pytest.mark.parametrize("file", ["extra/schedule_free.yaml", "extra/ema.yaml"])
+def test_an_optimizer_s_yaml_trains_resumes_and_exports_what_was_validated(corpora: Path, file: str) -> None:
+    if "schedule_free" in file:
+        pytest.importorskip("schedulefree", reason="schedule-free AdamW is an extra")
+    text = ["-c", str(ROOT / "conf/data/text.yaml"), "--data.source.paths=my.txt", "--data.source.section_chars=500"]
+    settings = [*text, "-c", str(ROOT / "conf" / file), *QUICK]
+    run("fit", settings)
+    run("fit", [*settings, "--ckpt_path=logs/version_0", "--trainer.max_steps=4"])
+    assert checkpoints.read("logs/version_1/checkpoints/last.ckpt").info["step"] == 4
+    exported, _ = checkpoints.export("logs/version_0/checkpoints/last.ckpt", "exports")
+    for path in (exported, "logs/version_0"):
+        run("validate", ["--ckpt_path", str(path), "--json=again.json"])
+        figures = json.loads((corpora / "again.json").read_text())
+        assert figures["loss"] == pytest.approx(
+            checkpoints.read("logs/version_0").info["metrics"]["val/loss"], abs=2e-6
+        )
+
+
 def test_the_nietzsche_yaml_trains(shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "repository").mkdir()
     (tmp_path / "shared").symlink_to(shared_data.parent)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -19,11 +19,13 @@ from xlab.data.packing import IGNORED, Batch
 from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.interop import huggingface
 from xlab.interop.published import PublishedModel
+from xlab.training.averaging import refuse_without_average
 from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
 from xlab.training.run_length import RunLength
+from xlab.training.schedule_free import callbacks_of
 from xlab.training.schedules import Cosine, Schedule
 from xlab.training.spikes import StepFigures, accepted, gradient_norm
 from xlab.transformer.attention import Attention, MultiHeadAttention
@@ -357,8 +359,15 @@ class XLabModel(LightningModule):
             for group, (base, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
                 group["lr"] = base * factor(scheduler.last_epoch)
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Bring along what the optimiser needs beside the training loop."""
+        optimizer = self.hparams["optimizer"]
+        kind = factories.find_class(optimizer["class_path"] if isinstance(optimizer, dict) else optimizer)
+        return [*callbacks_of(kind)]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Remember where the run was; the first batch goes on from there."""
+        refuse_without_average(self.trainer, checkpoint)
         self._resumed = checkpoint.get("moments")
         self._chat_template = checkpoint["xlab"]["info"].get("chat_template")
         data = getattr(self.trainer, "datamodule", None)
