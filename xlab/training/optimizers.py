@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from xlab.errors import ConfigError
+from xlab.transformer.attention import GroupedQueryAttention
+from xlab.transformer.mixture_of_experts import Router
 
 # keys of parameter groups: by what a group's learning rate differs from the optimiser's own, and which of it is μP's
 FACTOR, WIDENING = "learning_rate_factor", "widening"
+# of each of a group's parameters, the rows of the projections that it holds; empty for all but a block's projections
+PARTS = "parts"
 
 
 def named(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -36,7 +40,8 @@ def decay_groups(
 
     Returns:
         Parameter groups for a ``torch.optim.Optimizer``, to be given to ``scale_rates`` afterwards. Without factors
-        there are two, and the first takes the optimiser's own ``weight_decay``.
+        there are two, and the first takes the optimiser's own ``weight_decay``. Their key ``parts`` tells an optimiser
+        that treats the blocks' projections by themselves which those are; see ``projections``.
 
     Raises:
         ConfigError: for a factor that is not above 0, or a pattern that matches nothing that is trained.
@@ -56,11 +61,42 @@ def decay_groups(
         groups[parameter.ndim < 2, widening(name, parameter), own].append(parameter)
     # those without a factor first
     order = sorted(groups, key=lambda key: (key[1:] != (1.0, 1.0), key))
-    return [_group(groups[key], *key) for key in order]
+    parts = projections(module)
+    return [_group(groups[key], parts, *key) for key in order]
 
 
-def _group(parameters: list[nn.Parameter], is_vector: bool, widening: float, own: float) -> dict[str, Any]:
+def projections(module: nn.Module) -> dict[Tensor, list[int]]:
+    """Find the weights of the projections in a decoder's blocks, and the rows of what each of them holds.
+
+    That is one projection, or queries, keys and values, or gate and up, one above the other. Routers are none: what
+    they give are scores. Neither are the factors of a low-rank correction, nor tables, nor the vocabulary projection.
+    """
+    found: dict[Tensor, list[int]] = {}
+    for name, owner in module.named_modules():
+        if "blocks" not in name.split("."):
+            continue
+        for own_name, part in owner.named_children():
+            if isinstance(part, nn.Linear) and not isinstance(part, Router):
+                found[part.weight] = _rows(owner, own_name, part.weight.size(0))
+    return found
+
+
+def _rows(owner: nn.Module, own_name: str, n_rows: int) -> list[int]:
+    if own_name == "qkv" and isinstance(owner, GroupedQueryAttention):
+        keys = owner.n_kv_heads * owner.head_dim
+        return [owner.n_heads * owner.head_dim, keys, keys]
+    return [n_rows // 2] * 2 if own_name == "gate_up" else [n_rows]
+
+
+def _group(
+    parameters: list[nn.Parameter],
+    parts: Mapping[Tensor, list[int]],
+    is_vector: bool,
+    widening: float,
+    own: float,
+) -> dict[str, Any]:
     group: dict[str, Any] = {"params": parameters, FACTOR: widening * own}
+    group[PARTS] = [parts.get(parameter, []) for parameter in parameters]
     if is_vector:
         group["weight_decay"] = 0.0
     elif widening != 1.0:
