@@ -104,9 +104,10 @@ class XLabModel(LightningModule):
             logit_cap: soft cap of the logits.
             initialisation: GPT2Initialisation, ZeroOutputInitialisation, MuPInitialisation.
             objective: NextToken.
-            optimizer: AdamW, or another of torch.optim; weight decay touches matrices only.
-            schedule: Cosine, Linear, Polynomial, Constant, InverseSquareRoot, WarmupStableDecay; made with the run's
-                number of optimiser steps.
+            optimizer: AdamW, or another of torch.optim; xlab.training.muon.MuonAdamW;
+                xlab.training.schedule_free.ScheduleFreeAdamW. Weight decay touches matrices only.
+            schedule: Cosine, CosineWithRestarts, Linear, Polynomial, Constant, InverseSquareRoot, WarmupStableDecay;
+                made with the run's number of optimiser steps.
             init_from: an XLab checkpoint whose weights a new run starts from.
             pretrained: a published model (a folder, or a name on the hub) whose weights a new run starts from.
             config: a published configuration (a config.json, or where one is) that a new model is made of.
