@@ -42,7 +42,7 @@ class Recipe:
     Args:
         rates: learning rates to choose from, set before the first run; ours is what conf/defaults.yaml has.
         file: its YAML in ``recipes/``; None: as conf/defaults.yaml has it.
-        missing: what XLab lacks for it.
+        missing: what is not there for it yet.
     """
 
     rates: tuple[float, ...]
@@ -54,7 +54,7 @@ RECIPES = {
     "xlab": Recipe((3e-3,)),
     "nanogpt": Recipe((1e-3, 2e-3, 4e-3), "nanogpt.yaml"),
     "litgpt": Recipe((1e-3, 2e-3, 4e-3), "litgpt.yaml"),
-    "nanochat": Recipe((), missing=("Muon for the matrices beside AdamW for the rest",)),
+    "nanochat": Recipe((), missing=("its learning rates, shrunk to this size; the parts are all there",)),
 }
 RUNNABLE = tuple(name for name, recipe in RECIPES.items() if not recipe.missing)
 # a tiny shape, to see that everything runs
@@ -123,7 +123,7 @@ def run(
     """
     if lacking := next((name for name in names if RECIPES[name].missing), None):
         parts = ", ".join(RECIPES[lacking].missing)
-        raise ConfigError(f"the recipe {lacking} cannot be trained yet; XLab lacks {parts}")
+        raise ConfigError(f"the recipe {lacking} cannot be trained yet; not there yet: {parts}")
     environments = slots(parallel)
     with alone(folder.absolute()):
         base = base_of([str(RECIPES_FOLDER / "shape.yaml"), *settings])

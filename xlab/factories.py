@@ -35,6 +35,8 @@ HOMES = (
     "xlab.data.sources",
     "xlab.data.tokenizers",
     "xlab.data.packing",
+    "xlab.training.muon",
+    "xlab.training.schedule_free",
     "torch.optim",
 )
 

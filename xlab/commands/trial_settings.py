@@ -110,6 +110,7 @@ class StepCounter:
             ConfigError: for fewer than one, or more than its epochs hold, or a schedule that does not fit into them.
         """
         from xlab import factories
+        from xlab.training.run_length import RunLength
 
         cost = self.cost(settings, words, datamodule)
         steps = self._budget.steps(cost)
@@ -122,7 +123,8 @@ class StepCounter:
                     f"--budget {self._budget.text} is {steps:,} steps, and trainer.max_epochs {epochs} allows "
                     f"{epochs * per_epoch:,}; lower it, or leave trainer.max_epochs out"
                 )
-        factories.build(settings["model"]["schedule"], steps)  # says whether its warm-up fits
+        # says whether its warm-up fits
+        factories.build(settings["model"]["schedule"], RunLength(steps, cost.tokens))
         return steps
 
     def cost(self, settings: Settings, words: Sequence[str], datamodule: "XLabDataModule") -> "StepCost":

@@ -11,6 +11,7 @@ from xlab.lab.plan_data import DataPlan, data_plan
 from xlab.lab.plan_lint import Finding, lint
 from xlab.lab.plan_memory import StepMemory, step_memory
 from xlab.lab.plan_time import Spread, StepTimes, measure
+from xlab.training.run_length import RunLength
 from xlab.training.schedules import Schedule
 from xlab.transformer.flops import flops_per_token
 from xlab.transformer.footprint import refuse_beyond_memory
@@ -128,17 +129,18 @@ def make_plan(settings: Settings, *, seconds: float | None = 10.0, token_batch: 
     memory, unknown = _memory(settings)
     times = None if seconds is None else measure(settings.arguments, seconds=seconds, modules=settings.modules)
     course = make_course(settings, data, times)
-    schedule, schedule_error = _schedule(settings, course.scheduled_steps)
+    schedule, schedule_error = _schedule(settings, course)
     plan = Plan(settings, parameters, flops, course, data, memory, unknown, times, schedule, schedule_error)
     plan.findings.extend(lint(plan, token_batch=token_batch))
     return plan
 
 
-def _schedule(settings: Settings, steps: int | None) -> tuple[Schedule | None, str | None]:
-    if steps is None:
+def _schedule(settings: Settings, course: Course) -> tuple[Schedule | None, str | None]:
+    if course.scheduled_steps is None:
         return None, None
     try:
-        return factories.build(settings.model["schedule"], steps), None
+        length = RunLength(course.scheduled_steps, course.tokens_per_step)
+        return factories.build(settings.model["schedule"], length), None
     except (ConfigError, TypeError, ValueError) as error:
         return None, str(error)
 
