@@ -128,7 +128,7 @@ def compare(
 
 def higher_is_better(metric: str) -> bool:
     """Whether more of a metric is better, as of accuracy and speed; of losses less is."""
-    return metric.rpartition("/")[2] in ("accuracy", "tokens_per_s")
+    return metric.rpartition("/")[2] in ("accuracy", "tokens_per_s", "mfu")
 
 
 def _baseline(variants: Sequence[RunGroup], name: str | None) -> str:

@@ -9,6 +9,7 @@ A warm-up and a decay are as long as ``warmup_steps``, ``warmup_fraction`` (of t
 """
 
 import math
+from typing import ClassVar
 
 from xlab.errors import ConfigError
 from xlab.training.run_length import in_steps
@@ -16,6 +17,12 @@ from xlab.training.run_length import in_steps
 
 class Schedule:
     """A linear warm-up, then what the subclass decides."""
+
+    # a course that is set knows its lengths in steps
+    warmup_fraction: ClassVar[None] = None
+    warmup_tokens: ClassVar[None] = None
+    decay_fraction: ClassVar[None] = None
+    decay_tokens: ClassVar[None] = None
 
     def __init__(
         self,
