@@ -24,8 +24,8 @@ from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
+from xlab.training.optimizers_average import callbacks_of
 from xlab.training.run_length import RunLength
-from xlab.training.schedule_free import callbacks_of
 from xlab.training.schedules import Cosine, Schedule
 from xlab.training.spikes import StepFigures, accepted, gradient_norm
 from xlab.transformer.attention import Attention, MultiHeadAttention

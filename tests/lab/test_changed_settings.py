@@ -31,8 +31,8 @@ def test_what_differs_is_told_with_the_default() -> None:
 
 def test_an_argument_that_one_of_both_leaves_to_the_class_is_told() -> None:
     warm = {"class_path": "Cosine", "init_args": {"warmup_steps": 50}}
-    assert changed({"schedule": "Cosine"}, {"schedule": warm}) == {"schedule.warmup_steps": (0, 50)}
-    assert changed({"schedule": warm}, {"schedule": "Cosine"}) == {"schedule.warmup_steps": (50, 0)}
+    assert changed({"schedule": "Cosine"}, {"schedule": warm}) == {"schedule.warmup_steps": (None, 50)}
+    assert changed({"schedule": warm}, {"schedule": "Cosine"}) == {"schedule.warmup_steps": (50, None)}
     # another class has other arguments
     assert changed({"schedule": "Linear"}, {"schedule": warm}) == {"schedule": ("Linear", "Cosine")}
 

@@ -1,11 +1,12 @@
 """How long a run is, and how long a part of it that was given in steps, in tokens or as a share of the whole."""
 
 from collections.abc import Mapping
-from typing import Any
-
-from lightning.pytorch import Trainer
+from typing import TYPE_CHECKING, Any
 
 from xlab.errors import ConfigError
+
+if TYPE_CHECKING:  # whoever reads a checkpoint meets schedules, and need not wait for Lightning
+    from lightning.pytorch import Trainer
 
 
 class RunLength(int):
@@ -25,7 +26,7 @@ class RunLength(int):
         return length
 
     @classmethod
-    def of(cls, trainer: Trainer) -> "RunLength":
+    def of(cls, trainer: "Trainer") -> "RunLength":
         """Give that of the run that a trainer is about to make; it must have an end."""
         datamodule: Any = getattr(trainer, "datamodule", None)
         tokens = _tokens_per_batch(getattr(datamodule, "hparams", {}))

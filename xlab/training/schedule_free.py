@@ -3,12 +3,9 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Protocol, overload, runtime_checkable
 
-from lightning.pytorch import Trainer
-from torch import nn
 from torch.optim import Optimizer
 
 from xlab.errors import ConfigError
-from xlab.training.averaging import AveragedWeights
 
 
 @runtime_checkable
@@ -89,28 +86,6 @@ class ScheduleFreeAdamW(Optimizer):
         # anew each time: a state that is loaded replaces both
         self._inner.param_groups, self._inner.state = self.param_groups, self.state
         return self._inner
-
-
-class OptimizersAverage(AveragedWeights):
-    """Validate and save the weights that the optimiser itself keeps for that; ``XLabModel`` brings it along."""
-
-    def lay_average(self, trainer: Trainer, weights: dict[str, nn.Parameter]) -> None:
-        for optimizer in _two_faced(trainer):
-            optimizer.eval()
-
-    def take_off(self, trainer: Trainer) -> None:
-        # the weights themselves are copied back afterwards: there and back again would round
-        for optimizer in _two_faced(trainer):
-            optimizer.train()
-
-
-def callbacks_of(optimizer: type) -> list[AveragedWeights]:
-    """Give what a class of optimisers needs beside the training loop."""
-    return [OptimizersAverage()] if issubclass(optimizer, TwoFaced) else []
-
-
-def _two_faced(trainer: Trainer) -> list[TwoFaced]:
-    return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, TwoFaced)]
 
 
 def _package() -> Any:

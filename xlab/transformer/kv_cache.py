@@ -92,7 +92,7 @@ class Placement:
         if bias is not None:
             return bias.masked_fill(~self.visible(window), float("-inf")), False
         mask = None if self.is_plain(window) else self.visible(window)
-        return mask, mask is None and self.positions.size(-1) > 1
+        return mask, mask is None and bool(self.positions.size(-1) > 1)  # bool: a compiler's size compares to a symbol
 
     def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh).
