@@ -171,8 +171,9 @@ def test_in_mixed_precision_the_router_decides_in_fp32() -> None:
 def test_a_compiled_step_has_fixed_shapes() -> None:
     decoder, ids = decoder_of(top_k=3), torch.randint(50, (2, 4))
     with torch.no_grad():
-        compiled = torch.compile(decoder, backend="eager", fullgraph=True)(ids)
-        torch.testing.assert_close(compiled, decoder(ids))
+        compiled = torch.compile(decoder, backend="eager", fullgraph=True)
+        for length in (4, 3):  # at the second length the compiler takes it for a symbol
+            torch.testing.assert_close(compiled(ids[:, :length]), decoder(ids[:, :length]))
 
 
 def test_only_the_experts_that_a_token_meets_are_counted() -> None:

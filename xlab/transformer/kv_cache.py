@@ -91,8 +91,11 @@ class Placement:
         bias = position.bias(self.positions, self.key_positions[self.first_key(window) :])
         if bias is not None:
             return bias.masked_fill(~self.visible(window), float("-inf")), False
-        mask = None if self.is_plain(window) else self.visible(window)
-        return mask, mask is None and bool(self.positions.size(-1) > 1)  # bool: a compiler's size compares to a symbol
+        if not self.is_plain(window):
+            return self.visible(window), False
+        if self.positions.size(-1) > 1:  # a branch: under a compiler the comparison itself would be a symbol
+            return None, True
+        return None, False
 
     def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh).
