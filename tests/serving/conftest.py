@@ -15,7 +15,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(checkpoint: Path) -> Iterator[Running]:
     """An open server of eight rows."""
-    # it lives through all that other files do in this process, and in whole runs of the suite has taken over 20 s to end;
-    # that servers end is tested where they are alone
+    # it lives through all that other files do in this process, and has taken over 20 s to end after them; that servers
+    # end is tested where they are alone
     with running(checkpoint, max_rows=8, max_queue=64, must_end=False) as served:
         yield served
