@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from xlab import checkpoints, factories
+from xlab.data.loader_workers import outlive_signals
 from xlab.data.meta import Meta, MetaPlaces, body_start
 from xlab.data.packing import Batch, ContiguousWindows, Layout, Packing, Windows, as_is
 from xlab.data.place import batches_until, count_anew, refuse_another_order
@@ -386,6 +387,7 @@ class XLabDataModule(LightningDataModule):
             collate_fn=as_is,
             num_workers=workers,
             persistent_workers=workers > 0,
+            worker_init_fn=outlive_signals,
             generator=torch.Generator(),  # its own: an iterator that starts draws a seed, and dropout must not notice
         )
 
