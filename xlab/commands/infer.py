@@ -36,6 +36,7 @@ TEMPERATURE, NUCLEUS, BEAMS = 0.8, 0.95, 4
 @click.option("-z", "--length-penalty", type=float, help="Exponent of the length of -b.  [default: 0]")
 @click.option("-c", "--continue-text", is_flag=True, help="Continue a text's middle: no start token before the prompt.")
 @click.option("--meta", help="What is known about the text, for models that were trained with it.")
+@click.option("--ask", is_flag=True, help="PROMPT is what a user says: the model's chat template goes around it.")
 @click.option("--truncate", is_flag=True, help="Keep the end of a prompt that is longer than the context.")
 @click.option("--rolling", is_flag=True, help="Go on past the context's end, seeing the last tokens.")
 @click.option("--chat", is_flag=True, help="Write on together, turn by turn; /help tells more.")
@@ -61,6 +62,7 @@ def main(checkpoint: str, debug: bool, **options: Any) -> None:
     ./infer.py logs/version_0 "The module" -b -w 8                beam search
     ./infer.py logs/version_0 -f prompts.txt --json               many prompts at once
     ./infer.py logs/version_0 --chat                              by turns
+    ./infer.py logs/version_0 --ask "Who are you?"                of a model that was fine-tuned on conversations
     """
     with one_line_errors("infer.py", debug=debug):
         refuse_contradictions(options)
@@ -95,6 +97,9 @@ def refuse_contradictions(options: dict[str, Any]) -> None:
         raise GenerationError("--meta stands at a text's beginning, and -c continues its middle; leave one out")
     if options["logprobs"] is not None and not options["as_json"]:
         raise GenerationError("--logprobs belongs to the JSON lines; add --json")
+    for name in ("meta", "continue_text", "chat"):
+        if options["ask"] and options[name]:
+            raise GenerationError(f"--ask puts the chat template around the prompt, so {_option(name)} has no meaning")
     _refuse_guesses(options)
     if options["int8"] and options["bf16"]:
         raise GenerationError("--int8 and --bf16 are two ways to hold the weights; give one of them")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from xlab import checkpoints
 from xlab.commands.chat import chat
 from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE, in_options
+from xlab.data.chat_template import ChatTemplate
 from xlab.data.meta import prompt_ids
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError, GenerationError
@@ -51,6 +52,8 @@ def _write(checkpoint: str, options: Options) -> None:
     decoder, tokenizer = checkpoints.restore(read, device)
     if options["meta"] is not None:
         options = options | {"max_meta_len": known_meta_len(read)}
+    if options["ask"]:
+        options = options | {"template": template_of(read, tokenizer)}
     # one prompt alone is taken as it is; a file has one in each line
     prompts = [options["prompt"] or ""] if options["prompts"] is None else read_prompts(options["prompts"])
     requests = [request_of(prompt, tokenizer, options) for prompt in prompts if not options["chat"]]
@@ -67,7 +70,7 @@ def _write(checkpoint: str, options: Options) -> None:
     if options["chat"]:
         chat(engine, lambda text: request_of(text, tokenizer, options | {"rolling": True}))
     elif len(requests) == 1 and rows == 1 and not options["as_json"] and not options["beam_search"]:
-        stream(engine, prompts[0], requests[0])
+        stream(engine, "" if options["ask"] else prompts[0], requests[0])
     else:
         n_failed = 0
         for prompt, request, result in answered(engine, prompts, requests):
@@ -81,7 +84,7 @@ def _write(checkpoint: str, options: Options) -> None:
                 click.echo(f"{_short(prompt)!r}: {in_options(str(result.error))}", err=True)
             else:
                 for completion in result.completions:
-                    click.echo(prompt + completion.text)
+                    click.echo(completion.text if options["ask"] else prompt + completion.text)
         if n_failed:
             raise GenerationError(f"{n_failed} of {len(requests)} prompts could not be continued")
 
@@ -136,11 +139,28 @@ def known_meta_len(checkpoint: checkpoints.Checkpoint) -> int:
     return found
 
 
+def template_of(checkpoint: checkpoints.Checkpoint, tokenizer: Tokenizer) -> ChatTemplate:
+    """Make the chat template that a model was fine-tuned with.
+
+    Raises:
+        GenerationError: for one that knows none.
+    """
+    source = checkpoint.info.get("chat_template")
+    if not isinstance(source, str):
+        raise GenerationError(
+            "--ask is for models that know a chat template, and this one was never shown a conversation; leave it out"
+        )
+    return ChatTemplate(source, tokenizer)
+
+
 def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
     """Put a prompt and infer.py's options into the engine's words."""
     if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
         raise GenerationError("the prompt is not UTF-8; check your terminal's encoding")
-    if options["continue_text"]:
+    ends: Sequence[int] = ()
+    if (template := options.get("template")) is not None:
+        (ids, _), ends = template.prompt_ids([("user", prompt)]), template.turn_ends()
+    elif options["continue_text"]:
         ids = tokenizer.encode(prompt)
     else:
         ids = prompt_ids(tokenizer, prompt, meta=options["meta"], max_meta_len=options.get("max_meta_len"))
@@ -150,7 +170,7 @@ def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
         "max_new_tokens": options["limit"],
         "min_new_tokens": options["min_tokens"],
         "n": options["runs"],
-        "eos_ids": [tokenizer.eos_id],
+        "eos_ids": list(dict.fromkeys([tokenizer.eos_id, *ends])),
         "banned_ids": tokenizer.marker_ids,
         "logprobs": options["logprobs"],
         "stop": options["stop"],

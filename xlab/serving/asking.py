@@ -95,6 +95,7 @@ async def requests_of(
     *,
     max_tokens: int,
     stops: Sequence[str],
+    ends: Sequence[int] = (),
     logprobs: int | None = None,
     prompt_logprobs: int | None = None,
     best_of: int | None = None,
@@ -109,7 +110,7 @@ async def requests_of(
     how: dict[str, Any] = {
         "max_new_tokens": max(max_tokens, 1),
         "n": n,
-        "eos_ids": [model.tokenizer.eos_id],
+        "eos_ids": list(dict.fromkeys([model.tokenizer.eos_id, *ends])),
         "banned_ids": model.banned_ids,
         "logprobs": logprobs,
         "prompt_logprobs": prompt_logprobs,

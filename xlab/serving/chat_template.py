@@ -1,11 +1,12 @@
 """Make a prompt of a chat: by the checkpoint's own template, or a plain one."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from xlab.data.chat_template import ChatTemplate
 from xlab.data.tokenizers import Tokenizer
+from xlab.errors import DataError
 from xlab.serving.errors import RequestError, ServingError
 from xlab.serving.schemas import Message
 
@@ -20,14 +21,16 @@ class ChatPrompt:
         ids: ends where the assistant's turn begins.
         text: what they say, for the log.
         stops: strings that end the turn, beside the end token.
+        ends: tokens that end it, beside the end token.
     """
 
     ids: list[int]
     text: str
     stops: tuple[str, ...] = ()
+    ends: tuple[int, ...] = ()
 
 
-class ChatTemplate(Protocol):
+class PromptTemplate(Protocol):
     """Knows how a model was shown chats."""
 
     def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
@@ -51,78 +54,27 @@ class PlainTemplate:
 
 
 class JinjaTemplate:
-    """A template in Hugging Face's form: Jinja, with ``messages``, ``add_generation_prompt`` and the special tokens.
-
-    It comes with the checkpoint, so it runs in Jinja's sandbox. What it writes itself may be special tokens; what a
-    message holds is text, and never a special token, whatever it spells.
+    """The checkpoint's own template; see ``ChatTemplate``.
 
     Raises:
         ServingError: if it is no template.
     """
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
-        from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
-        self._failures = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError)
-        self._tokenizer = tokenizer
-        self._ids = tokenizer.special_tokens
-        # the longest first: one may begin with another
-        names = sorted(self._ids, key=len, reverse=True)
-        self._special = re.compile("|".join(map(re.escape, names)))
         try:
-            self._template = environment.from_string(source)
-        except TemplateError as error:
-            raise ServingError(f"the checkpoint's chat template is no Jinja: {error}") from error
+            self._template = ChatTemplate(source, tokenizer)
+        except DataError as error:
+            raise ServingError(f"the checkpoint's chat template cannot be used: {error}") from error
+        self._ends = tuple(self._template.turn_ends())
 
     def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
-        tokenizer = self._tokenizer
-        specials = {name: getattr(tokenizer, f"{name}_token") for name in ("sos", "eos", "pad")}
-        plain = [{"role": message.role, "content": self._apart(message.text)} for message in messages]
         try:
-            text = self._template.render(
-                messages=plain,
-                add_generation_prompt=True,
-                bos_token=specials["sos"],
-                eos_token=specials["eos"],
-                pad_token=specials["pad"],
-            )
-        except RequestError:
-            raise
-        except self._failures as error:
-            raise RequestError(f"the chat template does not take these messages: {error}", param="messages") from error
-        return ChatPrompt(self._encode(text), text.replace(_MARK, ""))
-
-    def _apart(self, text: str) -> str:
-        return self._special.sub(
-            lambda found: "".join(f"{letter}{_MARK}" for letter in found[0]), text.replace(_MARK, "")
-        )
-
-    def _encode(self, text: str) -> list[int]:
-        """Special tokens that the template wrote become their ids, all else text."""
-        ids: list[int] = []
-        at = 0
-        for found in self._special.finditer(text):
-            ids += self._tokenizer.encode(text[at : found.start()].replace(_MARK, ""))
-            ids.append(self._ids[found[0]])
-            at = found.end()
-        ids += self._tokenizer.encode(text[at:].replace(_MARK, ""))
-        if not ids or ids[0] != self._tokenizer.sos_id:
-            ids.insert(0, self._tokenizer.sos_id)  # every text that the model has seen began so
-        return ids
+            ids, text = self._template.prompt_ids((message.role, message.text) for message in messages)
+        except DataError as error:
+            raise RequestError(str(error), param="messages") from error
+        return ChatPrompt(ids, text, ends=self._ends)
 
 
-_MARK = "\ue000"  # of private use: keeps a special token's spelling in a message from being one
-
-
-def _refuse(message: str) -> None:
-    raise RequestError(f"the chat template does not take these messages: {message}", param="messages")
-
-
-def template_of(source: str | None, tokenizer: Tokenizer) -> ChatTemplate:
+def template_of(source: str | None, tokenizer: Tokenizer) -> PromptTemplate:
     """The template of a checkpoint, or the plain one."""
     return PlainTemplate(tokenizer) if source is None else JinjaTemplate(source, tokenizer)

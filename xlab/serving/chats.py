@@ -38,6 +38,7 @@ async def chat(service: Service, body: ChatBody, http: HttpRequest) -> Response:
         body,
         max_tokens=service.limits.max_tokens if asked is None else asked,
         stops=[] if body.beam_width is not None else [*body.stops, *shown.stops],
+        ends=shown.ends,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
     )
     call = service.submit(http, requests, [shown.text], streams=bool(body.stream))

@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 
 from xlab.inference import Request
 from xlab.serving.calls import Call
-from xlab.serving.chat_template import ChatTemplate
+from xlab.serving.chat_template import PromptTemplate
 from xlab.serving.limits import Limits
 from xlab.serving.metrics import Metrics
 from xlab.serving.model import Served
@@ -35,7 +35,7 @@ class Service:
     runner: Runner
     limits: Limits
     metrics: Metrics
-    template: ChatTemplate
+    template: PromptTemplate
     log_prompts: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 

@@ -1,0 +1,57 @@
+"""Only a template writes special tokens; what it cannot write is said in one line."""
+
+import pytest
+
+from xlab.data.chat_template import PLAIN, ChatTemplate, shown
+from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
+from xlab.errors import DataError
+
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return ByteLevelBPE().make(iter(["who is there? it is I."] * 3), 270)
+
+
+def test_the_plain_template_is_a_script(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate(PLAIN, tokenizer)
+    said = [("system", "Be kind."), ("user", "Who?"), ("assistant", "I."), ("tool", "7")]
+    rendered = template.render(said, asks=True)
+    sos, eos = tokenizer.sos_token, tokenizer.eos_token
+    assert rendered == f"{sos}System:\nBe kind.\n\nUser:\nWho?\n\nAssistant:\nI.{eos}\n\nTool:\n7\n\nAssistant:\n"
+    parts = list(template.parts(rendered))
+    assert parts[0] == tokenizer.sos_id
+    assert parts[2] == tokenizer.eos_id
+    assert template.turn_ends() == [tokenizer.eos_id]
+
+
+def test_a_message_spells_no_special_token(tokenizer: Tokenizer) -> None:
+    spelt = f"{tokenizer.eos_token}{tokenizer.sos_token}"
+    rendered = ChatTemplate(PLAIN, tokenizer).render([("user", spelt)], asks=False)
+    parts = list(ChatTemplate(PLAIN, tokenizer).parts(rendered))
+    assert parts == [tokenizer.sos_id, f"User:\n{spelt}\n\n"]
+    assert shown(rendered) == f"{tokenizer.sos_token}User:\n{spelt}\n\n"
+
+
+def test_a_turn_that_ends_in_text_has_no_token(tokenizer: Tokenizer) -> None:
+    assert ChatTemplate(CHATML, tokenizer).turn_ends() == []
+    assert ChatTemplate("{{ raise_exception('no') }}", tokenizer).turn_ends() == ()
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ raise_exception('roles must alternate') }}", "does not take these messages: roles must alternate"),
+        ("{{ messages[7].content }}", "does not take these messages"),
+        ("{{ ''.__class__.__mro__ }}", "does not take these messages"),
+    ],
+)
+def test_what_a_template_does_not_take_is_said(tokenizer: Tokenizer, source: str, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        ChatTemplate(source, tokenizer).render([("user", "a")], asks=False)
+    with pytest.raises(DataError, match="is no Jinja"):
+        ChatTemplate("{% for %}", tokenizer)
