@@ -1,6 +1,7 @@
 """Divide a corpus into train, val, test and predict by what its documents say."""
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -121,6 +122,8 @@ def _digest(document: Document) -> tuple[int, bytes]:
         part = document.text[start : start + _CHARACTERS_AT_ONCE].encode()
         n_bytes += len(part)
         hashed.update(part)
+    if document.messages:  # two conversations may have one script
+        hashed.update(json.dumps(document.messages).encode())
     return n_bytes, hashed.digest()
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from xlab.data.digest import digest
 from xlab.data.sources.files import as_patterns, decode_utf8, find_files, read_lines, size_of_text, stat_files
@@ -29,13 +30,10 @@ class JsonLines(Source):
 
     def documents(self) -> Iterator[Document]:
         for path in find_files(self._paths):
-            offset = 0
-            for number, line in enumerate(read_lines(path), start=1):
-                if line.strip():
-                    document = self._document(decode_utf8(line, path, offset), path, number)
-                    if document.text:
-                        yield document
-                offset += len(line)
+            for where, row in json_rows(path):
+                document = self._document(row, where)
+                if document.text:
+                    yield document
 
     def identity(self) -> str:
         return digest(["JsonLines", 1, self._text_column, self._meta_column], stat_files(find_files(self._paths)))
@@ -46,14 +44,7 @@ class JsonLines(Source):
     def n_bytes(self) -> int | None:
         return size_of_text(find_files(self._paths))
 
-    def _document(self, line: str, path: Path, number: int) -> Document:
-        where = f"{path}:{number}"
-        try:
-            row = json.loads(line.removeprefix("\ufeff") if number == 1 else line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise DataError(f"{where} is not JSON: {error}. Each line must be one object.") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where} holds a {type(row).__name__}, not an object with columns.")
+    def _document(self, row: dict[str, Any], where: str) -> Document:
         if self._text_column not in row:
             columns = ", ".join(row) or "none"
             raise DataError(
@@ -65,12 +56,32 @@ class JsonLines(Source):
         meta = "" if self._meta_column is None else row.get(self._meta_column) or ""
         meta = meta if isinstance(meta, str) else json.dumps(meta, ensure_ascii=False, sort_keys=True)
         for value in (text, meta):
-            _refuse_surrogates(value, where)
+            refuse_surrogates(value, where)
         return Document(text, meta)
 
 
-def _refuse_surrogates(value: str, where: str) -> None:
-    # JSON can spell half of a UTF-16 pair, "\ud800", which is no character and has no UTF-8
+def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream the objects of a file, each with its place for messages; empty lines are passed over.
+
+    Raises:
+        DataError: when the file is damaged, or a line is no object.
+    """
+    offset = 0
+    for number, line in enumerate(read_lines(path), start=1):
+        if line.strip():
+            where, text = f"{path}:{number}", decode_utf8(line, path, offset)
+            try:
+                row = json.loads(text.removeprefix("\ufeff") if number == 1 else text)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise DataError(f"{where} is not JSON: {error}. Each line must be one object.") from error
+            if not isinstance(row, dict):
+                raise DataError(f"{where} holds a {type(row).__name__}, not an object with columns.")
+            yield where, row
+        offset += len(line)
+
+
+def refuse_surrogates(value: str, where: str) -> None:
+    """Raise DataError for half of a UTF-16 pair, which JSON can spell, "\\ud800", and UTF-8 cannot."""
     try:
         value.encode()
     except UnicodeEncodeError as error:

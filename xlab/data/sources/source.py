@@ -2,16 +2,32 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+
+class Message(NamedTuple):
+    """What somebody says in a conversation: who (``user``, ``assistant`` …), and what."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text that is learnt as a whole, and what is known about it."""
+    """One text that is learnt as a whole, and what is known about it.
+
+    Attributes:
+        text: as it is learnt; of a conversation a script, on which a vocabulary can be trained.
+        meta: what is known about it.
+        messages: of a conversation, which a chat template makes tokens of; of a plain text none.
+        place: of a conversation, where it stands, for messages of what is wrong with it.
+    """
 
     text: str
     meta: str = ""
+    messages: tuple[Message, ...] = ()
+    place: str = field(default="", compare=False)
 
 
 class Source(ABC):

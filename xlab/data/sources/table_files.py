@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from xlab.data.digest import digest
 from xlab.data.sources.files import as_patterns, find_files, stat_files, unreadable
 from xlab.data.sources.source import Document, Source
-from xlab.data.sources.text_columns import ROWS_AT_ONCE, TextColumns, types_of
+from xlab.data.sources.text_columns import ROWS_AT_ONCE, Columns, TextColumns, types_of
 from xlab.errors import DataError
 
 _ARROW_FILE_MAGIC = b"ARROW1"
@@ -64,12 +64,21 @@ class ParquetFiles(_TableFiles):
         return total
 
     def _batches(self, path: Path) -> Iterator[Any]:
-        with _errors_of(path, "Parquet"), path.open("rb") as file:
-            # buffered: a row group may be as large as its file
-            yield from read_parquet(file, str(path), self._columns, buffer_size=_BYTES_AT_ONCE)
+        return parquet_batches(path, self._columns)
 
 
-def read_parquet(file: BinaryIO, place: str, columns: TextColumns, *, buffer_size: int = 0) -> Iterator[Any]:
+def parquet_batches(path: Path, columns: Columns) -> Iterator[Any]:
+    """Stream the columns of a Parquet file, some rows at once.
+
+    Raises:
+        DataError: when the file is damaged, or the columns do not fit.
+    """
+    with _errors_of(path, "Parquet"), path.open("rb") as file:
+        # buffered: a row group may be as large as its file
+        yield from read_parquet(file, str(path), columns, buffer_size=_BYTES_AT_ONCE)
+
+
+def read_parquet(file: BinaryIO, place: str, columns: Columns, *, buffer_size: int = 0) -> Iterator[Any]:
     """Stream the columns of a Parquet file, some rows at once.
 
     Args:
@@ -99,23 +108,32 @@ class ArrowFiles(_TableFiles):
     """
 
     def _batches(self, path: Path) -> Iterator[Any]:
-        import pyarrow as pa
-        from pyarrow import ipc
+        return arrow_batches(path, self._columns)
 
-        # not mapped into memory: a file that shrinks while it is read would kill the process
-        with _errors_of(path, "Arrow"), pa.OSFile(str(path)) as file:
-            is_stream = file.read(len(_ARROW_FILE_MAGIC)) != _ARROW_FILE_MAGIC
-            file.seek(0)
-            opened = ipc.open_stream if is_stream else ipc.open_file
-            schema = opened(file).schema
-            self._columns.check(str(path), types_of(schema))
-            file.seek(0)
-            options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in self._columns.names])
-            with opened(file, options=options) as reader:
-                if is_stream:
-                    yield from reader
-                else:
-                    yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
+
+def arrow_batches(path: Path, columns: Columns) -> Iterator[Any]:
+    """Stream the columns of an Arrow file, a record batch at once.
+
+    Raises:
+        DataError: when the file is damaged, or the columns do not fit.
+    """
+    import pyarrow as pa
+    from pyarrow import ipc
+
+    # not mapped into memory: a file that shrinks while it is read would kill the process
+    with _errors_of(path, "Arrow"), pa.OSFile(str(path)) as file:
+        is_stream = file.read(len(_ARROW_FILE_MAGIC)) != _ARROW_FILE_MAGIC
+        file.seek(0)
+        opened = ipc.open_stream if is_stream else ipc.open_file
+        schema = opened(file).schema
+        columns.check(str(path), types_of(schema))
+        file.seek(0)
+        options = ipc.IpcReadOptions(included_fields=[schema.get_field_index(name) for name in columns.names])
+        with opened(file, options=options) as reader:
+            if is_stream:
+                yield from reader
+            else:
+                yield from (reader.get_batch(i) for i in range(reader.num_record_batches))
 
 
 def _text_bytes(row_group: Any, column: str) -> int:

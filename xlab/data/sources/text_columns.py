@@ -4,13 +4,24 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from xlab.data.sources.source import Document
 from xlab.errors import ConfigError, DataError
 
 ROWS_AT_ONCE = 128  # a few hundred kB of encyclopedia; documents may be long
 _TEXT = ("string", "large_string", "string_view")
+
+
+class Columns(Protocol):
+    """Which columns of a table are read."""
+
+    @property
+    def names(self) -> list[str]:
+        """The columns, each once."""
+
+    def check(self, place: str, types: Mapping[str, str]) -> None:
+        """Compare them with the names and types of the columns of ``place``; raise DataError if they do not fit."""
 
 
 @dataclass(frozen=True)
