@@ -44,6 +44,11 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for number in range(2):
         part = texts[number * 100 : number * 100 + 100]
         pq.write_table(pa.table({"title": ["t"] * 100, "text": part}), hub / f"train-{number:05}-of-00002.parquet")
+    pairs = [{"prompt": f"How many, number {n}?", "response": f"There are {n % 7}."} for n in range(200)]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    said = [[("user", pair["prompt"]), ("assistant", pair["response"])] for pair in pairs]
+    chats = [{"messages": [{"role": role, "content": content} for role, content in chat]} for chat in said]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     rows = [json.dumps({"body": text, "meta": f"text {number}"}) for number, text in enumerate(texts)]
     (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
     (tmp_path / "arrow").mkdir()
@@ -63,6 +68,8 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/mixture.yaml", []),
         ("data/filtered.yaml", []),
         ("data/meta.yaml", []),
+        ("data/chat.yaml", ["--data.chat.max_tokens=64"]),
+        ("data/prompts.yaml", ["--data.chat.max_tokens=64"]),
         ("data/packing_best_fit.yaml", SHARDS),
         ("data/packing_one_document.yaml", SHARDS),
         ("data/packing_token_budget.yaml", SHARDS),

@@ -10,11 +10,12 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from xlab import checkpoints, factories
+from xlab.data.chat import AnswerPlaces, Chat, last_answer
 from xlab.data.loader_workers import outlive_signals
 from xlab.data.meta import Meta, MetaPlaces, body_start
-from xlab.data.packing import Batch, ContiguousWindows, Layout, Packing, Windows, as_is
+from xlab.data.packing import Batch, ContiguousWindows, GivenPlaces, Layout, Packing, Windows, as_is
 from xlab.data.place import batches_until, count_anew, refuse_another_order
-from xlab.data.prefixes import PrefixedData, tokenizer_beside
+from xlab.data.prefixes import PrefixedData, chat_beside, tokenizer_beside
 from xlab.data.preparation import prepare
 from xlab.data.prepared import StoredSplits
 from xlab.data.sampler import EvalBatchSampler, TrainBatchSampler
@@ -73,12 +74,23 @@ class CheckpointTokenizer(TokenizerRecipe):
 
 
 class Prompts(Dataset[Batch]):
-    """The beginning of each document of a split, its meta before it, one a batch, and how far to continue it."""
+    """The beginning of each document of a split, its meta before it, one a batch, and how far to continue it.
+
+    Of a conversation that is what comes before its last answer.
+    """
 
     def __init__(
-        self, prepared: StoredSplits, split: str, prompt_len: int, max_new_tokens: int, meta: Meta | None
+        self,
+        prepared: StoredSplits,
+        split: str,
+        prompt_len: int,
+        max_new_tokens: int,
+        *,
+        meta: Meta | None = None,
+        chat: Chat | None = None,
     ) -> None:
         self._store = prepared.store(split)
+        self._answers = None if chat is None else prepared.answers(split)
         self._eos_id = prepared.tokenizer.eos_id
         self._sep_id = prepared.tokenizer.sep_id
         self._max_meta_len = 0 if meta is None else meta.max_meta_len
@@ -91,7 +103,10 @@ class Prompts(Dataset[Batch]):
     def __getitem__(self, index: int) -> Batch:
         # the start and the first tokens, never the end: there would be nothing to continue
         tokens = self._store.document(index)[:-1]
-        tokens = tokens[: body_start(tokens, self._sep_id, self._max_meta_len) + self._prompt_len]
+        if self._answers is not None:
+            tokens = tokens[: last_answer(self._answers.document(index))]
+        else:
+            tokens = tokens[: body_start(tokens, self._sep_id, self._max_meta_len) + self._prompt_len]
         numbers = {"index": index, "max_new_tokens": self._max_new_tokens, "eos_id": self._eos_id}
         return {"prompt": torch.tensor(tokens.tolist())} | {key: torch.tensor(value) for key, value in numbers.items()}
 
@@ -118,6 +133,7 @@ class XLabDataModule(LightningDataModule):
         max_new_tokens: int = 64,
         cache_dir: str = ".cache",
         meta: Meta | None = None,
+        chat: Chat | None = None,
         train_data_prefix: str | None = None,
         val_data_prefix: str | None = None,
         test_data_prefix: str | None = None,
@@ -126,7 +142,8 @@ class XLabDataModule(LightningDataModule):
         """Take the settings; no corpus is read before ``prepare_data``.
 
         Args:
-            source: PythonDocs, TextFiles, JsonLines, HubDataset: where the documents come from, divided by splits.
+            source: PythonDocs, TextFiles, JsonLines, HubDataset, ChatRecords, PromptResponses: where the documents
+                come from, divided by splits.
             val_source: documents to validate on, if they are not a share of source.
             test_source: documents to test on, if they are not a share of source.
             predict_source: documents whose beginnings are continued, if they are not a share of source.
@@ -144,6 +161,7 @@ class XLabDataModule(LightningDataModule):
             max_new_tokens: how long its continuations get.
             cache_dir: where tokenizers and prepared tokens are kept; it can be deleted at any time.
             meta: how what is known about documents comes before their text; null leaves it out.
+            chat: how conversations become tokens, and what of them counts; null refuses them.
             train_data_prefix: train on these tokens instead of a source: PREFIX.bin and PREFIX.idx, as prepare-data
                 or Megatron-LM writes them, or a set of shards PREFIX-00000-of-00004.
             val_data_prefix: tokens to validate on.
@@ -162,8 +180,14 @@ class XLabDataModule(LightningDataModule):
                 raise ConfigError(f"data.{name} must be at least {least}, got {given[name]}")
         self.save_hyperparameters()  # under LightningCLI the configuration itself, in Python the arguments
         settings = dict(self.hparams)
-        for name in ("splits", "meta"):
-            if isinstance(settings.get(name), Splits | Meta):
+        if chat is not None and meta is not None:
+            raise ConfigError("data.chat and data.meta both say what stands before a text; leave one out")
+        if chat is not None:
+            if train_data_prefix is not None:
+                chat = chat_beside(train_data_prefix, chat)
+            settings["chat"] = chat = chat.settled(seq_len)
+        for name in ("splits", "meta", "chat"):
+            if isinstance(settings.get(name), Splits | Meta | Chat):
                 settings[name] = asdict(settings[name])
         self._set_hparams(factories.plain(settings, "data"))
         if not isinstance(packing, Packing):
@@ -184,6 +208,7 @@ class XLabDataModule(LightningDataModule):
             self._check_prefixes()
             tokenizer = tokenizer_beside(self.prefixes["train"], tokenizer)
         self.meta = meta
+        self.chat = chat
         self._recipe = tokenizer if meta is None else WithSeparator(tokenizer)
         self.vocab_size = self._recipe.vocab_size_of(vocab_size)
         # where it was left open: Lightning logs model and data together, and would find two sizes
@@ -256,9 +281,9 @@ class XLabDataModule(LightningDataModule):
     def _made(self) -> StoredSplits:
         tokenizer = self._tokenizer or self._recipe
         if self.prefixes:
-            return PrefixedData(self.prefixes, tokenizer, vocab_size=self.vocab_size, meta=self.meta)
-        cache_dir = self.hparams["cache_dir"]
-        return prepare(self.corpus, tokenizer, cache_dir=cache_dir, vocab_size=self.vocab_size, meta=self.meta)
+            return PrefixedData(self.prefixes, tokenizer, vocab_size=self.vocab_size, meta=self.meta, chat=self.chat)
+        cache_dir, size = self.hparams["cache_dir"], self.vocab_size
+        return prepare(self.corpus, tokenizer, cache_dir=cache_dir, vocab_size=size, meta=self.meta, chat=self.chat)
 
     def state_dict(self) -> dict[str, Any]:
         """Give the place in the order of the windows that a checkpoint is taken at, in windows of all ranks."""
@@ -331,8 +356,8 @@ class XLabDataModule(LightningDataModule):
         if self._ranks()["world_size"] > 1:
             raise ConfigError("predict writes one file in one process; set trainer.devices to 1")
         settings = self.hparams
-        prompts = Prompts(self.prepared, "predict", settings["prompt_len"], settings["max_new_tokens"], self.meta)
-        return DataLoader(prompts, batch_size=1)
+        lengths = settings["prompt_len"], settings["max_new_tokens"]
+        return DataLoader(Prompts(self.prepared, "predict", *lengths, meta=self.meta, chat=self.chat), batch_size=1)
 
     def _check_prefixes(self) -> None:
         """Refuse settings that stored tokens leave no use for."""
@@ -364,8 +389,16 @@ class XLabDataModule(LightningDataModule):
             is_evaluation=split != "train",
             with_documents=self.hparams["document_mask"],
             cache_dir=self.hparams["cache_dir"],
-            given=None if self.meta is None or self.meta.in_loss else MetaPlaces.of(tokenizer, self.meta),
+            given=self._given(split),
         )
+
+    def _given(self, split: str) -> GivenPlaces | None:
+        """Find what is given, not predicted; None where all of a document counts."""
+        if self.chat is not None and not self.chat.prompt_in_loss:
+            return AnswerPlaces(self.prepared.answers(split))
+        if self.meta is not None and not self.meta.in_loss:
+            return MetaPlaces.of(self.prepared.tokenizer, self.meta)
+        return None
 
     def _batch_size(self) -> int:
         return self._packing.batch_size(self.hparams["batch_size"])
@@ -396,8 +429,9 @@ def _instance(name: str, settings: Any) -> Any:
     """Make the object that one of the datamodule's plain settings stands for."""
     if name == "splits":
         return Splits(**settings)
-    if name == "meta":
-        return None if settings is None else Meta(**settings)
+    if name in ("meta", "chat"):
+        kind = Meta if name == "meta" else Chat
+        return None if settings is None else kind(**settings)
     try:
         made = factories.build(settings) if isinstance(settings, dict) and "class_path" in settings else settings
     except (TypeError, ConfigError) as error:

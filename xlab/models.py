@@ -307,7 +307,7 @@ class XLabModel(LightningModule):
         if math.isnan(figures[f"{split}/loss"]):
             raise DataError(
                 f"the {split} batches hold no token to predict; raise trainer.limit_{split}_batches or data.seq_len, "
-                "or let meta count: data.meta.in_loss"
+                "or let all count: data.meta.in_loss, data.chat.prompt_in_loss"
             )
         self.log_dict({name: value for name, value in figures.items() if not math.isnan(value)}, sync_dist=True)
 
@@ -433,8 +433,10 @@ class XLabModel(LightningModule):
             "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,
         }
-        if self._chat_template is not None:
-            info["chat_template"] = self._chat_template
+        chat = getattr(data, "chat", None)
+        template = self._chat_template if chat is None else chat.template
+        if template is not None:
+            info["chat_template"] = template
         checkpoint["moments"] = self._moments()
         # the tokenizer itself goes along: how it was come by need not be had where it is used
         settings = {name: value for name, value in data.hparams.items() if name != "tokenizer"}

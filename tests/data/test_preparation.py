@@ -86,7 +86,7 @@ def test_long_documents_have_the_tokens_of_the_whole(
     short = preparation.pieces
     monkeypatch.setattr(preparation, "pieces", lambda text: short(text, least=50, most=500))
     monkeypatch.setattr(tokenizer_module, "pieces", lambda text: short(text, least=50, most=500))
-    monkeypatch.setattr(encoding, "_CHARACTERS_AT_ONCE", 200)
+    monkeypatch.setattr(store_writing, "_CHARACTERS_AT_ONCE", 200)
     corpus = Corpus(TextFiles(f"{tmp_path}/book.txt"), {"train": 1})
     prepared = prepare(corpus, ByteLevelBPE(), vocab_size=300, cache_dir=cache)
     tokenizer = prepared.tokenizer

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from test_preparation import SHARES
 
-from xlab.data.encoding import Lengths, Shard
+from xlab.data.encoding import Shard
 from xlab.data.meta import Meta
 from xlab.data.prepared import PreparedData, open_prepared
 from xlab.data.prepared_dataset import prepare_dataset, prepare_shard
 from xlab.data.sources import Document, JsonLines
 from xlab.data.splits import Corpus
+from xlab.data.store_writing import Lengths
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile
 from xlab.errors import ConfigError, DataError
 

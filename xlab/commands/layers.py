@@ -96,7 +96,8 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         checkpoint = checkpoints.read(str(path))
         architecture = set(checkpoints.SIZES + checkpoints.PARTS) - {"vocab_size", "max_len", "dropout"}
         model = {key: value for key, value in checkpoint.model.items() if key in architecture}
-        return {"data": {"seq_len": checkpoint.model["max_len"]}}, {"model": model, "data": _tokens_of(checkpoint)}
+        data = _tokens_of(checkpoint) | _chat_of(checkpoint.info.get("chat_template"), told)
+        return {"data": {"seq_len": checkpoint.model["max_len"]}}, {"model": model, "data": data}
     if starts:
         return _of_published(starts[0], str(told[starts[0]]), told)
     return {}, {}
@@ -110,6 +111,7 @@ def _of_published(option: str, source: str, told: Settings) -> tuple[Settings, S
         ConversionError: naming everything in its configuration that XLab has no equal for.
     """
     from xlab.interop import huggingface
+    from xlab.interop.published import PublishedModel
 
     settings = huggingface.model_settings(source)
     model = {key: value for key, value in settings.items() if f"model.{key}" not in LINKS}
@@ -126,7 +128,17 @@ def _of_published(option: str, source: str, told: Settings) -> tuple[Settings, S
         if key.startswith("data.tokenizer") and value is not None and not _is_of(key, value, own):
             raise ConfigError(f"{key} is {value}, but {source} brings its own tokenizer; leave data.tokenizer out")
     # its size is the tokenizer's, whatever the layers below say
-    return {"data": data}, {"model": model, "data": {"tokenizer": own, "vocab_size": None}}
+    chat = _chat_of(PublishedModel(source).chat_template, told)
+    return {"data": data}, {"model": model, "data": {"tokenizer": own, "vocab_size": None} | chat}
+
+
+def _chat_of(template: str | None, told: Settings) -> Settings:
+    """Let conversations be written as the model knows them, where the run has any and its user says nothing else."""
+    said = {key: value for key, value in told.items() if key.startswith("data.chat") and value is not None}
+    if template is None or not said or "data.chat.template" in said or "data.train_data_prefix" in told:
+        return {}
+    own = {key.removeprefix("data.chat."): value for key, value in said.items() if key != "data.chat"}
+    return {"chat": own | {"template": template}}
 
 
 def _is_of(key: str, value: Any, own: Settings) -> bool:

@@ -93,6 +93,7 @@ def prepare(datamodule: "XLabDataModule", folder: Path) -> tuple["PreparedData",
         folder=folder,
         vocab_size=datamodule.vocab_size,
         meta=meta,
+        chat=datamodule.chat,
         tell=partial(samples, settings=datamodule.hparams),
     )
 
@@ -114,6 +115,7 @@ def prepare_part(datamodule: "XLabDataModule", folder: Path, shard: "Shard") -> 
         folder=folder,
         vocab_size=datamodule.vocab_size,
         meta=meta,
+        chat=datamodule.chat,
         tell=partial(samples, settings=datamodule.hparams),
     )
 

@@ -1,15 +1,17 @@
 """Train from tokens that are stored already: prepared datasets, or files of Megatron's format made elsewhere."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from xlab.data.chat import ANSWERS, Chat, same_chat
 from xlab.data.digest import digest
 from xlab.data.meta import Meta, refuse_without_separator, same_meta
-from xlab.data.prepared import StoredSplits, read_description
+from xlab.data.prepared import StoredSplits, check_answers, read_description
 from xlab.data.sharded_store import open_store
 from xlab.data.token_reader import TokenReader
 from xlab.data.tokenizers import Tokenizer, TokenizerFile, TokenizerRecipe
@@ -50,6 +52,7 @@ class PrefixedData(StoredSplits):
         tokenizer: What the tokens were made with, ready, or a recipe that needs no text.
         vocab_size: The size asked of a recipe.
         meta: How meta stand before the documents; None where they have none.
+        chat: How conversations were made tokens, settled; None where there are none.
 
     Raises:
         ConfigError: when the tokenizer is still to be trained.
@@ -63,6 +66,7 @@ class PrefixedData(StoredSplits):
         *,
         vocab_size: int | None = None,
         meta: Meta | None = None,
+        chat: Chat | None = None,
     ) -> None:
         self._prefixes = {split: Path(prefix).expanduser() for split, prefix in prefixes.items()}
         self._stores = {split: _opened(split, prefix) for split, prefix in self._prefixes.items()}
@@ -76,7 +80,9 @@ class PrefixedData(StoredSplits):
             if description is None:
                 self._check_foreign(split)
             else:
-                self._check_prepared(split, description, meta)
+                self._check_prepared(split, description, meta, chat)
+            if chat is not None:
+                check_answers(self._stores[split], self.answers(split))
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -114,8 +120,29 @@ class PrefixedData(StoredSplits):
             raise DataError(f"There are no {split} documents: data.{split}_data_prefix names none.")
         return self._stores[split]
 
-    def _check_prepared(self, split: str, description: dict[str, Any], meta: Meta | None) -> None:
+    def answers(self, split: str) -> TokenReader:
+        prefix = self._prefixes[split]
+        try:
+            return open_store(prefix.with_name(f"{prefix.name}.{ANSWERS}"))
+        except DataError as error:
+            raise DataError(
+                f"data.chat is set, but nothing tells which tokens of {prefix} are answers: {error} Prepare the "
+                "conversations with prepare-data and data.chat, or leave data.chat out."
+            ) from error
+
+    def _check_prepared(self, split: str, description: dict[str, Any], meta: Meta | None, chat: Chat | None) -> None:
         prefix, store = self._prefixes[split], self._stores[split]
+        if not same_chat(description, chat):
+            stored = description.get("chat")
+            told = (
+                "plain texts: set data.chat to null"
+                if stored is None
+                else (
+                    f"conversations, of up to {stored.get('max_tokens')} tokens and with a template: set data.chat, "
+                    "and leave its max_tokens and template out"
+                )
+            )
+            raise DataError(f"{prefix} holds {told}.")
         if not same_meta(description, meta):
             stored = description.get("meta")
             settings = "null" if stored is None else f"max_meta_len {stored['max_meta_len']} and drop {stored['drop']}"
@@ -145,6 +172,18 @@ class PrefixedData(StoredSplits):
 
     def _is_own(self, split: str, prefix: Path) -> bool:
         return self._descriptions[split] is not None and prefix.name == split
+
+
+def chat_beside(prefix: str | Path, chat: Chat) -> Chat:
+    """Fill in of these settings what was left out, as ``prepare-data`` had it for the tokens of a prefix."""
+    description = _description_of(Path(prefix).expanduser()) or {}
+    stored = description.get("chat") or {}
+    template, max_tokens = stored.get("template"), stored.get("max_tokens")
+    return replace(
+        chat,
+        template=template if chat.template is None else chat.template,
+        max_tokens=max_tokens if chat.max_tokens is None else chat.max_tokens,
+    )
 
 
 def _opened(split: str, prefix: Path) -> TokenReader:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from xlab.data.cache_directory import disk_errors, locked, scratch_directory
+from xlab.data.chat import Chat
 from xlab.data.digest import digest
 from xlab.data.encoding import Shard, encode_corpus, refuse_empty
 from xlab.data.meta import Meta, refuse_without_separator
@@ -34,6 +35,7 @@ def prepare(
     cache_dir: str | Path,
     vocab_size: int | None = None,
     meta: Meta | None = None,
+    chat: Chat | None = None,
 ) -> PreparedData:
     """Read a corpus, make its tokenizer if there is none yet, and store its tokens; or find all that in the cache.
 
@@ -46,13 +48,14 @@ def prepare(
         cache_dir: Where prepared data are kept; safe to delete whenever nothing runs.
         vocab_size: The size asked of a recipe.
         meta: How the documents' meta come before them; None leaves them out. It needs a tokenizer with a separator.
+        chat: How conversations become tokens, settled; None refuses them.
 
     Raises:
         ConfigError: when the recipe cannot give ``vocab_size``.
         DataError: when the corpus is missing, empty, broken or changing, or the disk is full.
     """
     cache = Path(cache_dir)
-    preparation = _InCache(Wanted.of(corpus, tokenizer, vocab_size=vocab_size, meta=meta), cache)
+    preparation = _InCache(Wanted.of(corpus, tokenizer, vocab_size=vocab_size, meta=meta, chat=chat), cache)
     return preparation.find_or_run(cache, "data.cache_dir")
 
 
@@ -88,11 +91,18 @@ class Wanted:
     tokenizer: Tokenizer | TokenizerRecipe
     vocab_size: int | None
     meta: Meta | None
+    chat: Chat | None
     identity: str
 
     @classmethod
     def of(
-        cls, corpus: Corpus, tokenizer: Tokenizer | TokenizerRecipe, *, vocab_size: int | None, meta: Meta | None
+        cls,
+        corpus: Corpus,
+        tokenizer: Tokenizer | TokenizerRecipe,
+        *,
+        vocab_size: int | None,
+        meta: Meta | None,
+        chat: Chat | None,
     ) -> "Wanted":
         """Check the settings, and look at the corpus without reading it.
 
@@ -102,7 +112,7 @@ class Wanted:
         """
         if isinstance(tokenizer, TokenizerRecipe):
             vocab_size = tokenizer.vocab_size_of(vocab_size)
-        return cls(corpus, tokenizer, vocab_size, meta, corpus.identity())
+        return cls(corpus, tokenizer, vocab_size, meta, chat, corpus.identity())
 
     @property
     def recipe_identity(self) -> str | None:
@@ -113,8 +123,8 @@ class Wanted:
 
     def tokens_identity(self, tokenizer: Tokenizer) -> str:
         """Digest what the tokens are made from: by the tokenizer itself, so that a checkpoint's finds them too."""
-        with_meta = [] if self.meta is None else [self.meta.identity()]
-        return digest(FORMAT_VERSION, self.identity, tokenizer.fingerprint, *with_meta)
+        framing = [one.identity() for one in (self.meta, self.chat) if one is not None]
+        return digest(FORMAT_VERSION, self.identity, tokenizer.fingerprint, *framing)
 
     def refuse_changed(self) -> None:
         """Check that the corpus is still what it was.
@@ -199,11 +209,12 @@ class Preparation(ABC):
     def encode(self, tokenizer: Tokenizer, scratch: Path, shard: Shard | None = None) -> dict[str, Any]:
         """Write the stores of the corpus, or of a shard of it, and return their description."""
         wanted = self.wanted
-        written = encode_corpus(wanted.corpus, tokenizer, scratch, meta=wanted.meta, shard=shard)
+        written = encode_corpus(wanted.corpus, tokenizer, scratch, meta=wanted.meta, chat=wanted.chat, shard=shard)
         report = wanted.corpus.report()
         for line in (line for part in report.values() for line in report_lines(part)):
             print(line, file=sys.stderr)
         with_meta = {} if wanted.meta is None else {"meta": _settings_of(wanted.meta, tokenizer)}
+        with_chat = {} if wanted.chat is None else {"chat": wanted.chat.description()}
         return {
             "format_version": FORMAT_VERSION,
             "corpus": wanted.identity,
@@ -211,6 +222,7 @@ class Preparation(ABC):
             "vocab_size": len(tokenizer),
             "separators": {"sos": tokenizer.sos_token, "eos": tokenizer.eos_token},
             **with_meta,
+            **with_chat,
             **written,
             "sources": report,
         }

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from xlab.data.chat import ANSWERS
 from xlab.data.sharded_store import open_store
 from xlab.data.token_reader import TokenReader
 from xlab.data.tokenizers import Tokenizer
@@ -51,6 +52,14 @@ class StoredSplits(ABC):
             DataError: when the split has no documents.
         """
 
+    @abstractmethod
+    def answers(self, split: str) -> TokenReader:
+        """Open what says of each token of a split whether it belongs to an answer; made with ``Chat`` only.
+
+        Raises:
+            DataError: when it is not there.
+        """
+
 
 @dataclass(frozen=True)
 class PreparedData(StoredSplits):
@@ -82,6 +91,9 @@ class PreparedData(StoredSplits):
             )
         return open_store(self.directory / split)
 
+    def answers(self, split: str) -> TokenReader:
+        return open_store(self.directory / f"{split}.{ANSWERS}")
+
 
 def open_prepared(directory: str | Path) -> PreparedData:
     """Open what ``prepare`` made.
@@ -99,9 +111,21 @@ def open_prepared(directory: str | Path) -> PreparedData:
             store = prepared.store(split)
             if (len(store), store.n_tokens) != (expected["documents"], expected["tokens"]):
                 raise DataError(f"{directory / split} does not hold what description.json tells.")
+            if "chat" in prepared.description:
+                check_answers(store, prepared.answers(split))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(f"{directory} holds no prepared data: {error}.") from error
     return prepared
+
+
+def check_answers(store: TokenReader, answers: TokenReader) -> None:
+    """Check that there is a word for each token.
+
+    Raises:
+        DataError: when they are not of the same documents.
+    """
+    if (len(store), store.n_tokens) != (len(answers), answers.n_tokens):
+        raise DataError(f"{answers.prefix} does not tell of the tokens in {store.prefix}; prepare the data again.")
 
 
 def read_description(directory: Path) -> dict[str, Any]:

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from xlab.data.cache_directory import disk_errors, locked, scratch_directory
+from xlab.data.chat import Chat, same_chat
 from xlab.data.digest import digest
-from xlab.data.encoding import Lengths, Shard, refuse_empty
+from xlab.data.encoding import Shard, refuse_empty
 from xlab.data.meta import Meta, same_meta
 from xlab.data.preparation import Preparation, Tell, Wanted
 from xlab.data.prepared import PreparedData, open_prepared, read_description
 from xlab.data.splits import SPLITS, Corpus
+from xlab.data.store_writing import Lengths
 from xlab.data.tokenizers import Tokenizer, TokenizerRecipe
 from xlab.data.tokenizers.recipe import made_without_text
 from xlab.errors import DataError
@@ -32,6 +34,7 @@ def prepare_dataset(
     folder: str | Path,
     vocab_size: int | None = None,
     meta: Meta | None = None,
+    chat: Chat | None = None,
     tell: Tell | None = None,
 ) -> tuple[PreparedData, bool]:
     """Prepare a corpus as a numbered dataset; or find it, by what it is made from, or else by its fingerprint.
@@ -44,6 +47,7 @@ def prepare_dataset(
         folder: The dataset's own folder, in which there will be 1, 2, … .
         vocab_size: The size asked of a recipe.
         meta: How the documents' meta come before them; None leaves them out.
+        chat: How conversations become tokens, settled; None refuses them.
         tell: Gives what else is to be in the description, such as the number of samples.
 
     Returns:
@@ -55,7 +59,7 @@ def prepare_dataset(
     """
     folder = Path(folder)
     before = set(_numbers(folder))
-    wanted = Wanted.of(corpus, tokenizer, vocab_size=vocab_size, meta=meta)
+    wanted = Wanted.of(corpus, tokenizer, vocab_size=vocab_size, meta=meta, chat=chat)
     prepared = _Numbered(wanted, folder / ".preparing", tell).find_or_run(folder, _SETTING)
     return prepared, int(prepared.directory.name) not in before
 
@@ -68,6 +72,7 @@ def prepare_shard(
     folder: str | Path,
     vocab_size: int | None = None,
     meta: Meta | None = None,
+    chat: Chat | None = None,
     tell: Tell | None = None,
 ) -> tuple[PreparedData | None, list[int]]:
     """Prepare a part of a numbered dataset; the job that finds all parts there makes them one, and rewrites nothing.
@@ -82,6 +87,7 @@ def prepare_shard(
         folder: The dataset's own folder, on a disk that all jobs share.
         vocab_size: The size asked of a recipe.
         meta: How the documents' meta come before them; None leaves them out.
+        chat: How conversations become tokens, settled; None refuses them.
         tell: Gives what else is to be in the description, such as the number of samples.
 
     Returns:
@@ -94,7 +100,7 @@ def prepare_shard(
     folder = Path(folder)
     if isinstance(tokenizer, TokenizerRecipe):
         tokenizer = made_without_text(tokenizer, vocab_size, "a shard")
-    wanted = Wanted.of(corpus, tokenizer, vocab_size=None, meta=meta)
+    wanted = Wanted.of(corpus, tokenizer, vocab_size=None, meta=meta, chat=chat)
     preparation = _Sharded(wanted, folder / ".preparing", tell, shard=shard)
     found = preparation.find()
     if found is not None:
@@ -138,7 +144,9 @@ class _Numbered(Preparation):
             return directory
 
     def _is_wanted(self, description: dict[str, Any]) -> bool:
-        if description.get("corpus") != self.wanted.identity or not same_meta(description, self.wanted.meta):
+        if description.get("corpus") != self.wanted.identity:
+            return False
+        if not same_meta(description, self.wanted.meta) or not same_chat(description, self.wanted.chat):
             return False
         if isinstance(self.wanted.tokenizer, Tokenizer):
             return bool(description.get("tokenizer") == self.wanted.tokenizer.fingerprint)
@@ -245,6 +253,8 @@ def _joined(parts: list[dict[str, Any]]) -> dict[str, Any]:
         if counts["documents"]:
             lengths = Lengths.joined([sizes["lengths"] for sizes in of_split])
             splits[split] = {**counts, "lengths": lengths.description()}
+            if told := [sizes["conversations"] for sizes in of_split if "conversations" in sizes]:
+                splits[split]["conversations"] = {key: sum(one[key] for one in told) for key in told[0]}
     return {**parts[0], "shards": len(parts), "splits": splits, "fingerprint": hashed.hexdigest()}
 
 

@@ -46,11 +46,16 @@ class TokenStoreWriter:
             store.write([1, 17, 5])
             store.write([9, 2])
             store.end_document()
+
+    Args:
+        prefix: of the files.
+        vocab_size: tokens are below it.
+        dtype: one of the format's; left out, what Megatron stores such a vocabulary in.
     """
 
-    def __init__(self, prefix: str | Path, vocab_size: int) -> None:
+    def __init__(self, prefix: str | Path, vocab_size: int, *, dtype: type[np.generic] | None = None) -> None:
         self._prefix = Path(prefix)
-        self._dtype = token_dtype(vocab_size)
+        self._dtype = token_dtype(vocab_size) if dtype is None else np.dtype(dtype)
         self._vocab_size = vocab_size
         self.n_documents = 0
         self.n_tokens = 0

@@ -13,7 +13,17 @@ from xlab.data.sources.files import as_patterns, find_files
 from xlab.errors import XLabError
 
 # the settings that prepared data depend on
-_DECISIVE = ("source", "val_source", "test_source", "predict_source", "splits", "tokenizer", "vocab_size", "meta")
+_DECISIVE = (
+    "source",
+    "val_source",
+    "test_source",
+    "predict_source",
+    "splits",
+    "tokenizer",
+    "vocab_size",
+    "meta",
+    "chat",
+)
 _SHOWN = 3
 
 
@@ -35,7 +45,8 @@ def why_not_reused(wanted: Wanted, cache: Path, settings: dict[str, Any], root: 
         if wanted.vocab_size not in sizes:
             told = " and ".join(f"{size:,}" for size in sizes)
             return f"the corpus is prepared with a vocabulary of {told}, and data.vocab_size is {wanted.vocab_size:,}"
-        return "the corpus is prepared with another tokenizer of the same size: data.tokenizer or data.meta changed"
+        changed_settings = "data.tokenizer, data.meta or data.chat"
+        return f"the corpus is prepared with another tokenizer of the same size: {changed_settings} changed"
     changed = list(_changes(settings, root))
     if changed:
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""

@@ -90,10 +90,10 @@ def data_plan(datamodule: XLabDataModule, root: Path) -> DataPlan:
         recipe = WithSeparator(recipe)
     size, meta = datamodule.vocab_size, datamodule.meta
     if datamodule.prefixes:
-        stored = PrefixedData(datamodule.prefixes, recipe, vocab_size=size, meta=meta)
+        stored = PrefixedData(datamodule.prefixes, recipe, vocab_size=size, meta=meta, chat=datamodule.chat)
         how = f"stored already, in {datamodule.prefixes['train']}"
         return DataPlan("prepared", how, _sizes(stored, settings), 0)
-    wanted = Wanted.of(datamodule.corpus, recipe, vocab_size=size, meta=meta)
+    wanted = Wanted.of(datamodule.corpus, recipe, vocab_size=size, meta=meta, chat=datamodule.chat)
     cache = Path(settings["cache_dir"])
     tokenizer = _tokenizer(wanted, cache)
     prepared = None if tokenizer is None else _found(cache / wanted.tokens_identity(tokenizer))

@@ -10,13 +10,14 @@ from xlab.data.packing.documents import (
     TokenBudget,
 )
 from xlab.data.packing.packing import Packing
-from xlab.data.packing.windows import IGNORED, Batch, Layout, PiecedWindows, Pieces, Windows, as_is
+from xlab.data.packing.windows import IGNORED, Batch, GivenPlaces, Layout, PiecedWindows, Pieces, Windows, as_is
 
 __all__ = [
     "IGNORED",
     "Batch",
     "BestFit",
     "ContiguousWindows",
+    "GivenPlaces",
     "Layout",
     "OneDocument",
     "Packing",

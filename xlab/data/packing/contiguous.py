@@ -84,17 +84,17 @@ class StreamWindows(Windows):
         positions = len(self) * seq_len
         padding = max(0, int(begins[0]) + seq_len - n_tokens)
         counted = n_tokens - 1 if self.layout.is_evaluation else positions - (int(begins[0]) + seq_len - n_tokens + 1)
-        cut = given = 0
+        cut = starts_seen = 0
         for starts, lengths in self.store.blocks():
             last = np.minimum(starts // step_size, len(self) - 1)  # the window that reaches furthest behind the start
             cut += int(((lengths > 1) & (starts + lengths - 2 >= last * step_size + seq_len)).sum())
             sos = starts[(lengths > 0) & (starts > 0)]
             sos = sos[self.store.gather(sos) == self.layout.sos_id]
-            given += len(sos) if self.layout.is_evaluation else int(self._times_seen(sos).sum())
+            starts_seen += len(sos) if self.layout.is_evaluation else int(self._times_seen(sos).sum())
         return {
             "samples": len(self),
             "positions": positions,
-            "targets": counted - given,
+            "targets": counted - starts_seen if self.layout.given is None else self.count_targets(),
             "padding": padding,
             "waste": padding / positions,
             "cut_documents": cut,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from xlab.data.packing.best_fit import best_fit
 from xlab.data.packing.packing import Packing
 from xlab.data.packing.plan import Plan, PlanWriter, chunks, planned
-from xlab.data.packing.windows import Batch, Layout, PiecedWindows, Pieces
+from xlab.data.packing.windows import IGNORED, Batch, Layout, PiecedWindows, Pieces
 from xlab.data.token_reader import TokenReader
 from xlab.errors import ConfigError, DataError
 
@@ -144,7 +144,7 @@ class PlannedWindows(PiecedWindows):
         return {
             "samples": counts["samples"],
             "positions": counts["positions"],
-            "targets": counts["targets"],
+            "targets": counts["targets"] if self.layout.given is None else self.count_targets(),
             "padding": padding,
             "waste": padding / counts["positions"],
             "cut_documents": counts["cut_documents"],
@@ -166,6 +166,9 @@ class PlannedBatches(PlannedWindows):
         width = int(lengths.max(initial=1))
         rows = np.arange(len(lengths))
         return self.rows_of(Pieces(starts, lengths, rows), max(len(lengths), 1), width)
+
+    def count_targets(self) -> int:
+        return sum(int((self[item]["targets"] != IGNORED).sum()) for item in range(len(self)))
 
     def report(self) -> dict[str, int | float]:
         return super().report() | {"batches": len(self)}

@@ -7,22 +7,39 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from xlab.data.meta import MetaPlaces
 from xlab.data.token_reader import TokenReader
 from xlab.errors import ConfigError, DataError
 
 IGNORED = -100  # what torch's cross-entropy leaves out
 
+_WINDOWS_AT_ONCE = 64
+
 Batch = dict[str, Tensor]
 _T = TypeVar("_T")
+
+
+class GivenPlaces(Protocol):
+    """Finds the tokens that are given, not predicted."""
+
+    def within(self, store: TokenReader, starts: ArrayLike, lengths: ArrayLike) -> NDArray[np.bool_]:
+        """Tell which tokens of some stretches of a store are given.
+
+        Args:
+            store: The documents.
+            starts: (P,) the stretches' first places in the stream.
+            lengths: (P,) how many tokens they have; they may reach over the stream's ends.
+
+        Returns:
+            (sum of lengths,), the stretches one after the other.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +55,8 @@ class Layout:
         is_evaluation: whether each target counts once, though windows overlap.
         with_documents: whether a batch says which document each position belongs to.
         cache_dir: where plans are kept.
-        given: finds the meta of documents, which are given then, not predicted; None where they are targets too.
+        given: finds what is given, not predicted: the meta of documents, or all of a conversation but its answers;
+            None where everything is a target.
 
     Raises:
         ConfigError: for a ``seq_len`` below 1.
@@ -52,7 +70,7 @@ class Layout:
     is_evaluation: bool = False
     with_documents: bool = False
     cache_dir: str | Path = ".cache"
-    given: MetaPlaces | None = None
+    given: GivenPlaces | None = None
 
     def __post_init__(self) -> None:
         if self.seq_len < 1:
@@ -113,6 +131,14 @@ class Windows(ABC, Dataset[Batch]):
         if self.layout.given is None:
             return np.zeros(int(lengths.sum()), dtype=np.bool_)
         return self.layout.given.within(self.store, starts, lengths)
+
+    def count_targets(self) -> int:
+        """Count the targets that count, where only reading all windows tells: where some tokens are given."""
+        total = 0
+        for first in range(0, len(self), _WINDOWS_AT_ONCE):
+            items = list(range(first, min(first + _WINDOWS_AT_ONCE, len(self))))
+            total += int((self.__getitems__(items)["targets"] != IGNORED).sum())
+        return total
 
     def make_batch(
         self,
