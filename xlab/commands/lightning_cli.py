@@ -20,7 +20,7 @@ from xlab import checkpoints
 from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, WholeFiles, shown
 from xlab.commands.console import INTERRUPTED, TERMINATED
 from xlab.commands.layers import LINKS, layered, resumable
-from xlab.commands.parser import OneLineParser
+from xlab.commands.parser import OneLineParser, raise_own_words
 from xlab.commands.train import SUMMARIES
 from xlab.datamodules import XLabDataModule
 from xlab.errors import ConfigError, XLabError
@@ -41,7 +41,6 @@ from xlab.training.peak import PeakFlops
 from xlab.training.run_record import RunRecord
 
 RUNS = Path("logs")
-_OWN_WORDS = re.compile(r"^\s*- (?P<words>trainer\.(?:callbacks|logger): .+)$", re.MULTILINE)
 
 
 class XLabCLI(LightningCLI):
@@ -96,11 +95,9 @@ class XLabCLI(LightningCLI):
             super().instantiate_classes()
         except XLabError:
             raise
-        except ValueError as error:  # among what each type of a union says stands what the class said itself
-            own = _OWN_WORDS.search(str(error))
-            if own is None:
-                raise
-            raise ConfigError(own["words"]) from error
+        except ValueError as error:
+            raise_own_words(error)
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         asked = self._get(self.config_init, "trainer")
@@ -259,8 +256,13 @@ class XLabCLI(LightningCLI):
         return bool(checkpoint.info.get("data_fingerprint") == self.datamodule.fingerprint)
 
 
-def run(subcommand: str, arguments: list[str]) -> None:
+def run(subcommand: str, arguments: list[str], *, model: type[XLabModel] | None = None) -> None:
     """Run one of LightningCLI's subcommands with XLab's model and data.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: what stands behind it.
+        model: the class to train, a subclass of XLabModel; XLabModel itself if not given.
 
     Raises:
         XLabError: for what the user can mend.
@@ -268,7 +270,7 @@ def run(subcommand: str, arguments: list[str]) -> None:
     _quiet()
     try:
         XLabCLI(
-            XLabModel,
+            model or XLabModel,
             XLabDataModule,
             args=[subcommand, *arguments],
             trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},
@@ -325,6 +327,7 @@ def _quiet() -> None:
         ".*does not have many workers.*",
         ".*exists and is not empty.*",  # a run's folder is new
         ".*The dirpath has changed.*",  # a resumed run has a folder of its own
+        ".*smaller than the logging interval.*",  # it counts steps, whatever an epoch has of them
         ".*is not resumable.*",  # the sampler begins where the checkpoint was taken
         ".*Total length of `list` across ranks is zero.*",  # no validation data, as asked
         ".*LeafSpec.*",

@@ -22,7 +22,7 @@ _UNKNOWN = (
 )
 _PARSER_KEY = re.compile(r"Parser key \"(?P<key>[^\"]+)\":?")
 _NO_CLASS = re.compile(r"Expected a dot import path string: (?P<name>\w+)")
-_OWN_WORDS = re.compile(r"^\s*- (?P<words>data\.meta\..+)$", re.MULTILINE)
+_OWN_WORDS = re.compile(r"^\s*- (?P<words>(?:data\.(?:meta|chat)\.|trainer\.(?:callbacks|logger): ).+)$", re.MULTILINE)
 _CLASS_TYPE = re.compile(r"<class '(?:[\w.]*\.)?(\w+)'>")
 _UNION = "Does not validate against any of the Union subtypes"
 _SAID = re.compile(r"^\s*- (?P<words>.+)$", re.MULTILINE)  # of a union, by each of its types
@@ -73,10 +73,8 @@ class OneLineParser(LightningArgumentParser):
         except XLabError:
             raise
         except ValueError as error:  # of a union the parser lists what each of its types said, and raises its own
-            own = _OWN_WORDS.search(str(error))
-            if own is None:
-                raise
-            raise ConfigError(own["words"]) from error
+            raise_own_words(error)
+            raise
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         """Give a line for each setting; LightningCLI's own help runs to 700."""
@@ -106,6 +104,12 @@ class OneLineParser(LightningArgumentParser):
             else:
                 keys.add(action.dest)
         return keys
+
+
+def raise_own_words(error: ValueError) -> None:
+    """Raise ConfigError with what a class said itself, if it stands among what the parser tells of a union's types."""
+    if (own := _OWN_WORDS.search(str(error))) is not None:
+        raise ConfigError(own["words"]) from error
 
 
 def _described(action: argparse.Action) -> list[str]:

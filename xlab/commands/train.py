@@ -1,5 +1,7 @@
 """./xlab.py: train a model, measure it, let it continue documents."""
 
+from typing import Any
+
 import click
 
 from xlab.commands.console import DEBUG_OPTION, one_line_errors
@@ -14,6 +16,7 @@ SUMMARIES = {
 }
 
 
+# a script of one's own that trains another class than XLabModel calls main(obj=TheClass)
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Train transformer language models from YAML.
@@ -34,14 +37,15 @@ def _add(subcommand: str, summary: str) -> None:
     @click.option("--allow-module", multiple=True)
     @click.option(DEBUG_OPTION, is_flag=True)
     @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-    def command(arguments: tuple[str, ...], allow_module: tuple[str, ...], debug: bool) -> None:
+    @click.pass_obj
+    def command(model: Any, arguments: tuple[str, ...], allow_module: tuple[str, ...], debug: bool) -> None:
         with one_line_errors(f"xlab.py {subcommand}", debug=debug):
             from xlab import checkpoints
             from xlab.commands.lightning_cli import run  # seconds of imports that --help does not need
 
             for module in allow_module:
                 checkpoints.allow_module(module)
-            run(subcommand, list(arguments))
+            run(subcommand, list(arguments), model=model)
 
 
 for _name, _summary in SUMMARIES.items():

@@ -5,7 +5,7 @@ Letters: B rows, T positions, D width, V vocabulary.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,10 +16,14 @@ from xlab.errors import ConfigError
 from xlab.transformer.head import Head
 
 CHUNK_BYTES = 2**27  # of logits in fp32 that are held at once
+_REMEDIES = {"documents": "set data.document_mask to true"}
 
 
 class Objective(nn.Module):
     """A training loss over the decoder's final states; a subclass says what each predicted token costs."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What each batch must hold beside ``inputs`` and ``targets``, such as ``documents``."""
 
     def forward(self, hidden: Tensor, head: Head, batch: Mapping[str, Tensor]) -> Tensor:
         """Sum the loss over the tokens to predict.
@@ -35,7 +39,16 @@ class Objective(nn.Module):
 
         Returns:
             A scalar in nats: the sum, not the mean.
+
+        Raises:
+            ConfigError: when the batch has not what this objective needs.
         """
+        for field in self.needs:
+            if field not in batch:
+                raise ConfigError(
+                    f"model.objective {type(self).__name__} needs {field!r} in each batch, which has "
+                    f"{', '.join(batch)}; {_REMEDIES.get(field, 'use a data module that gives it')}"
+                )
         n_tokens, length = batch["targets"].numel(), batch["targets"].size(1)
         size = max(1, CHUNK_BYTES // (4 * head.weight.size(0)))
 
