@@ -432,6 +432,7 @@ class XLabModel(LightningModule):
             "precision": str(self.trainer.precision),
             "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,
+            "torch_version": str(torch.__version__),  # its own kind of text could not be read back
         }
         chat = getattr(data, "chat", None)
         template = self._chat_template if chat is None else chat.template

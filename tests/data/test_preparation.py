@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from xlab.data import encoding, preparation
+from xlab.data import preparation, store_writing
 from xlab.data.preparation import PreparedData, open_prepared, prepare
 from xlab.data.prepared_dataset import prepare_dataset
 from xlab.data.sources import Document, JsonLines, Source, TextFiles

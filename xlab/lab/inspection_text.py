@@ -49,7 +49,7 @@ def _file(file: File) -> Iterator[Row]:
     yield "data fingerprint", str(info.get("data_fingerprint") or "not known"), ""
     for name, value in (info.get("metrics") or {}).items():
         yield name, f"{value:.6g}", ""
-    versions = {"xlab": info.get("xlab_version"), **file.versions}
+    versions = {"xlab": info.get("xlab_version"), "torch": info.get("torch_version"), **file.versions}
     yield "versions", ", ".join(f"{name} {version}" for name, version in versions.items() if version), ""
 
 
