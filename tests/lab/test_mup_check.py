@@ -76,6 +76,16 @@ def test_what_is_frozen_does_not_move() -> None:
     assert made.losses[0] != made.losses[2]
 
 
+def test_experts_are_trained_with_the_loss_that_balances_them() -> None:
+    def losses(balance: float) -> list[list[float]]:
+        experts = {"class_path": "MixtureOfExperts", "init_args": {"n_experts": 4, "balance": balance}}
+        return [list(row) for row in mup_check({**MODEL, "feed_forward": experts}, WIDTHS[:2], steps=2, seeds=1).losses]
+
+    without, balanced = losses(0.0), losses(10.0)
+    assert without[0] == balanced[0]  # it is no part of the loss that is told
+    assert without[2] != balanced[2]
+
+
 @given(st.floats(-3, 3), st.floats(1e-6, 1e6), st.lists(st.integers(1, 4096), min_size=2, max_size=5, unique=True))
 def test_the_slope_of_a_power_is_its_exponent(exponent: float, factor: float, widths: list[int]) -> None:
     values = [factor * width**exponent for width in widths]

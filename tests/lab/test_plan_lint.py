@@ -140,8 +140,9 @@ def test_a_vocabulary_too_large_for_the_corpus(corpus: Path) -> None:
         (1e-6, 768, True),
     ],
 )
-def test_a_rate_out_of_range_for_the_width(corpus: Path, rate: float, width: int, is_found: bool) -> None:
-    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": rate}}
+@pytest.mark.parametrize("kind", ["torch.optim.AdamW", "xlab.training.muon.MuonAdamW"])
+def test_a_rate_out_of_range_for_the_width(corpus: Path, rate: float, width: int, is_found: bool, kind: str) -> None:
+    optimizer = {"class_path": kind, "init_args": {"lr": rate}}
     made = plan(corpus, model={"optimizer": optimizer, "d_model": width, "n_heads": 4})
     assert [line.what for line in made.findings] == (["model.optimizer.lr"] if is_found else [])
 

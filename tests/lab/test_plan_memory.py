@@ -54,6 +54,16 @@ def test_activations_are_what_autograd_keeps(settings: dict[str, Any]) -> None:
     assert reckoned <= 1.15 * found
 
 
+def test_experts_are_reckoned_as_if_all_got_the_same() -> None:
+    def of(**settings: Any) -> dict[str, Any]:
+        return {"feed_forward": {"class_path": "MixtureOfExperts", "init_args": {"n_experts": 4, **settings}}}
+
+    reckoned = memory(data={"batch_size": 32}, **of())
+    assert reckoned.activations == pytest.approx(kept_by_autograd(32, **of()), rel=0.15)
+    assert reckoned.gradients == 4 * sum(weight.numel() for weight in make_model(**of()).parameters())
+    assert memory(data={"batch_size": 32}, **of(capacity_factor=0.5)).activations < 0.9 * reckoned.activations
+
+
 def test_weights_gradients_and_optimiser_are_exact() -> None:
     model = make_model()
     weights = 4 * sum(weight.numel() for weight in model.parameters())

@@ -19,6 +19,7 @@ from xlab.training.optimizers import decay_groups, hold_still, scale_rates
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.footprint import refuse_beyond_memory
 from xlab.transformer.initialisations import MuPInitialisation
+from xlab.transformer.mixture_of_experts import mixtures, take_routing
 
 PARTS = ("embedding", "attention", "feed_forward", "stream", "norm", "logits")
 # |activation| ∝ width^slope. What μP leaves is below this, and what grows without it, by √width or more, far above.
@@ -147,12 +148,14 @@ def _observe(model: Mapping[str, Any], seed: int, steps: int, rows: int, seq_len
         hold_still(decoder, model.get("freeze") or [])
         objective: Objective = factories.build(model["objective"])
         optimizer = _optimizer(decoder, model)
-        sizes = _Sizes(decoder)
+        sizes, experts = _Sizes(decoder), mixtures(decoder)
         for step in range(steps + 1):
             hidden = decoder.hidden(tokens[:, :-1])
             sizes.add("logits", decoder.logits(hidden))
             batch = {"inputs": tokens[:, :-1], "targets": tokens[:, 1:]}
             loss = objective(hidden, decoder.head, batch) / batch["targets"].numel()
+            routing = take_routing(experts)  # what a run adds to its loss, and does not count as such
+            minimised = loss if routing is None else loss + routing.loss
             sizes.close(loss)
             if not math.isfinite(loss.item()):
                 raise TrainingError(
@@ -161,7 +164,7 @@ def _observe(model: Mapping[str, Any], seed: int, steps: int, rows: int, seq_len
                 )
             if step < steps:
                 optimizer.zero_grad()
-                loss.backward()
+                minimised.backward()
                 optimizer.step()
         return sizes.by_step
 

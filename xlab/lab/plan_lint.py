@@ -24,7 +24,7 @@ STILL_HIGH = 0.5  # of the peak rate, at the end of a run whose schedule was to 
 # arXiv 2203.03466, for Adam), is taken as usual; recipes lie this factor around it
 USUAL_RATE, USUAL_WIDTH, HIGHEST_USUAL = 6e-4, 768, 1e-2
 RATE_FACTOR = 8
-_ADAMS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax")
+_ADAMS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "MuonAdamW")
 
 
 @dataclass(frozen=True)

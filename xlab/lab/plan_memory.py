@@ -21,6 +21,7 @@ from xlab.lab.plan_steps import batch_shape
 from xlab.training.objectives import Objective
 from xlab.training.optimizers import decay_groups, hold_still
 from xlab.transformer.decoder import Decoder
+from xlab.transformer.mixture_of_experts import MixtureOfExperts, mixtures, take_routing
 
 _AUTOCAST = {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}
 _TRUE = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
@@ -99,9 +100,12 @@ def step_memory(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, 
         if model.get("lora") is not None:
             factories.build(model["lora"]).adapt(decoder)
         hold_still(decoder, model.get("freeze") or [])
+        for layer in mixtures(decoder):
+            layer.__class__ = _EvenlyLoaded
         objective = factories.build(model["objective"])
         weights = ledger.live
-        simulation = _Simulation(decoder, objective, ledger, _AUTOCAST.get(precision), (rows, seq_len))
+        with_documents = bool(data.get("document_mask"))
+        simulation = _Simulation(decoder, objective, ledger, _AUTOCAST.get(precision), (rows, seq_len), with_documents)
         optimizer = factories.build(
             model["optimizer"], decay_groups(decoder, learning_rates=model.get("learning_rates"))
         )
@@ -119,6 +123,17 @@ def step_memory(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, 
         return StepMemory(weights, gradients, state, activations, ledger.peak, kv_cache)
 
 
+class _EvenlyLoaded(MixtureOfExperts):
+    """Experts that all get the same: where tensors have no content, nothing tells whom a token is sent to."""
+
+    def _load(self, experts: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        share, over = divmod(len(experts), self.n_experts)
+        most = self._capacity(len(experts))
+        sizes = [share + (number < over) for number in range(self.n_experts)]
+        sizes = sizes if most is None else [min(size, most) for size in sizes]
+        return experts.new_zeros(self.n_experts), pairs[: sum(sizes)], sizes
+
+
 class _Simulation:
     """The passes of a model, as XLabModel makes them."""
 
@@ -129,17 +144,25 @@ class _Simulation:
         ledger: Ledger,
         autocast: torch.dtype | None,
         shape: tuple[int, int],
+        with_documents: bool,
     ) -> None:
         self._decoder, self._objective, self._ledger = decoder, objective, ledger
         self._autocast, self._shape = autocast, shape
+        self._with_documents = with_documents
+        self._mixtures = mixtures(decoder)
 
     def micro_batch(self) -> int:
         """Pass forward and back; return the bytes that stood between the two."""
         inputs, targets = self._batch()
+        batch = {"inputs": inputs, "targets": targets}
+        if self._with_documents:
+            batch["documents"] = torch.zeros_like(inputs)
         before = self._ledger.live
         with self._precision():
             hidden = self._decoder.hidden(inputs)
-            loss = self._objective(hidden, self._decoder.head, {"inputs": inputs, "targets": targets})
+            loss = self._objective(hidden, self._decoder.head, batch)
+            if (routing := take_routing(self._mixtures)) is not None:
+                loss = loss + inputs.numel() * routing.loss
         kept = self._ledger.live - before
         (loss / self._decoder.max_len).backward()
         return kept

@@ -63,7 +63,7 @@ def _per_parameter(plan: Plan) -> str:
 def _memory(plan: Plan) -> Iterator[tuple[str, str, str]]:
     memory = plan.memory
     if memory is None:
-        yield "computed", UNKNOWN, f"a part of the model must see values ({plan.memory_unknown})"
+        yield "computed", UNKNOWN, "a part of the model must see values; --json tells where"
     else:
         yield "weights", size(memory.weights), "computed"
         yield "gradients", size(memory.gradients), "computed"

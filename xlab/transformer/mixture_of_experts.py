@@ -121,21 +121,32 @@ class MixtureOfExperts(FeedForward):
         """Sort the N · K pairs of a token and an expert by expert, and let each map its slice; gives (N, D)."""
         n_pairs = chosen.numel()
         experts, pairs = chosen.flatten().sort(stable=True)  # stable: an expert meets its tokens in their order
-        loads = torch.bincount(experts, minlength=self.n_experts)  # (E,)
-        taken = loads
-        if self.training and self.capacity_factor is not None:
-            taken = loads.clamp(max=math.ceil(self.capacity_factor * n_pairs / self.n_experts))
-            places = torch.arange(n_pairs, device=loads.device) - (loads.cumsum(0) - loads)[experts]
-            pairs = pairs[places < taken[experts]]
+        loads, pairs, sizes = self._load(experts, pairs)
         if self.training and torch.is_grad_enabled():
             self._routing = self._routed(scores, loads, dropped=1 - len(pairs) / n_pairs)
         owners = pairs // self.top_k
-        slices = tokens.index_select(0, owners).split_with_sizes(taken.tolist())
+        slices = tokens.index_select(0, owners).split_with_sizes(sizes)
         # an expert without tokens takes part in training: its gradients are zeros then, and DDP waits for all
         mapped = [expert(own) for expert, own in zip(self.experts, slices, strict=True) if self.training or own.size(0)]
         back = torch.cat(mapped)
         back = back * weights.flatten()[pairs].unsqueeze(-1).to(back.dtype)
         return back.new_zeros(tokens.shape).index_add(0, owners, back)
+
+    def _load(self, experts: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+        """Count what is sent to each expert, (E,); give the pairs that are taken, and how many each expert takes."""
+        loads = torch.bincount(experts, minlength=self.n_experts)
+        most = self._capacity(len(experts))
+        if most is None:
+            return loads, pairs, loads.tolist()
+        taken = loads.clamp(max=most)
+        places = torch.arange(len(experts), device=loads.device) - (loads.cumsum(0) - loads)[experts]
+        return loads, pairs[places < taken[experts]], taken.tolist()
+
+    def _capacity(self, n_pairs: int) -> int | None:
+        """The most pairs that an expert takes; None where it takes all."""
+        if not self.training or self.capacity_factor is None:
+            return None
+        return math.ceil(self.capacity_factor * n_pairs / self.n_experts)
 
     def _by_every_expert(self, tokens: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
         """The same in products of fixed shapes, for the compiler, which cannot follow slices that depend on data."""
