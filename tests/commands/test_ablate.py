@@ -77,6 +77,14 @@ def test_equal_operations_are_fewer_steps_of_a_larger_model(base: Path, monkeypa
     assert 1 <= plan["wide"]["-"]["steps"] < plan["base"]["-"]["steps"]
 
 
+def test_a_budget_of_many_epochs_is_noted_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_training(monkeypatch)
+    result = call(base, "--variant", "same=", "--seeds", 1, "--budget=100k-tokens")
+    assert result.exit_code == 0, result.stderr
+    (note,) = [line for line in result.stderr.splitlines() if line.startswith("note: --budget 100k-tokens reads")]
+    assert "times; beyond 4 epochs" in note
+
+
 def test_equal_time_is_measured_once_for_what_takes_the_same(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_training(monkeypatch)
     measured: list[object] = []

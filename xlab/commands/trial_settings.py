@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class StepCounter:
         self._environment = environment
         self._modules = modules
         self._seconds: dict[str, float] = {}
+        self._told: set[float] = set()  # of how many epochs
 
     def steps(self, settings: Settings, words: Sequence[str], datamodule: "XLabDataModule") -> int:
         """Give the steps of a trial.
@@ -123,9 +125,22 @@ class StepCounter:
                     f"--budget {self._budget.text} is {steps:,} steps, and trainer.max_epochs {epochs} allows "
                     f"{epochs * per_epoch:,}; lower it, or leave trainer.max_epochs out"
                 )
+        self._warn_of_repetition(steps * cost.tokens, datamodule)
         # says whether its warm-up fits
         factories.build(settings["model"]["schedule"], RunLength(steps, cost.tokens))
         return steps
+
+    def _warn_of_repetition(self, tokens: int, datamodule: "XLabDataModule") -> None:
+        from xlab.lab.plan_lint import EPOCHS
+
+        epochs = round(tokens / datamodule.prepared.store("train").n_tokens, 1)
+        if epochs > EPOCHS and epochs not in self._told:
+            self._told.add(epochs)
+            print(
+                f"note: --budget {self._budget.text} reads the training data {epochs:g} times; beyond {EPOCHS} epochs "
+                "variants differ by how they memorise: add text, or lower it",
+                file=sys.stderr,
+            )
 
     def cost(self, settings: Settings, words: Sequence[str], datamodule: "XLabDataModule") -> "StepCost":
         """Give what a step of a trial costs."""
