@@ -7,17 +7,18 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from xlab import checkpoints, factories
-from xlab.data.chat import AnswerPlaces, Chat, last_answer
+from xlab.data.chat import AnswerPlaces, Chat
 from xlab.data.loader_workers import outlive_signals
-from xlab.data.meta import Meta, MetaPlaces, body_start
+from xlab.data.meta import Meta, MetaPlaces
 from xlab.data.packing import Batch, ContiguousWindows, GivenPlaces, Layout, Packing, Windows, as_is
 from xlab.data.place import batches_until, count_anew, refuse_another_order
 from xlab.data.prefixes import PrefixedData, chat_beside, tokenizer_beside
 from xlab.data.preparation import prepare
 from xlab.data.prepared import StoredSplits
+from xlab.data.prompts import Prompts
 from xlab.data.sampler import EvalBatchSampler, TrainBatchSampler
 from xlab.data.sources import PythonDocs, Source
 from xlab.data.splits import Corpus
@@ -71,44 +72,6 @@ class CheckpointTokenizer(TokenizerRecipe):
 
     def has_separator(self) -> bool:
         return self.tokenizer().sep_id is not None
-
-
-class Prompts(Dataset[Batch]):
-    """The beginning of each document of a split, its meta before it, one a batch, and how far to continue it.
-
-    Of a conversation that is what comes before its last answer.
-    """
-
-    def __init__(
-        self,
-        prepared: StoredSplits,
-        split: str,
-        prompt_len: int,
-        max_new_tokens: int,
-        *,
-        meta: Meta | None = None,
-        chat: Chat | None = None,
-    ) -> None:
-        self._store = prepared.store(split)
-        self._answers = None if chat is None else prepared.answers(split)
-        self._eos_id = prepared.tokenizer.eos_id
-        self._sep_id = prepared.tokenizer.sep_id
-        self._max_meta_len = 0 if meta is None else meta.max_meta_len
-        self._prompt_len = prompt_len
-        self._max_new_tokens = max_new_tokens
-
-    def __len__(self) -> int:
-        return len(self._store)
-
-    def __getitem__(self, index: int) -> Batch:
-        # the start and the first tokens, never the end: there would be nothing to continue
-        tokens = self._store.document(index)[:-1]
-        if self._answers is not None:
-            tokens = tokens[: last_answer(self._answers.document(index))]
-        else:
-            tokens = tokens[: body_start(tokens, self._sep_id, self._max_meta_len) + self._prompt_len]
-        numbers = {"index": index, "max_new_tokens": self._max_new_tokens, "eos_id": self._eos_id}
-        return {"prompt": torch.tensor(tokens.tolist())} | {key: torch.tensor(value) for key, value in numbers.items()}
 
 
 class XLabDataModule(LightningDataModule):

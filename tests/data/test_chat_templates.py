@@ -42,6 +42,11 @@ def test_a_turn_that_ends_in_text_has_no_token(tokenizer: Tokenizer) -> None:
     assert ChatTemplate("{{ raise_exception('no') }}", tokenizer).turn_ends() == ()
 
 
+def test_the_marks_of_what_is_generated_are_passed_over(tokenizer: Tokenizer) -> None:
+    source = "{% for m in messages %}{% generation %}{{ m.content }}!{% endgeneration %}{% endfor %}"
+    assert ChatTemplate(source, tokenizer).render([("assistant", "a"), ("user", "b")], asks=False) == "a!b!"
+
+
 @pytest.mark.parametrize(
     ("source", "said"),
     [

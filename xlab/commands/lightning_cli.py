@@ -204,7 +204,8 @@ class XLabCLI(LightningCLI):
         print(f"\n{checkpoint.path.stem} checkpoint, of step {checkpoint.info['step']}:")
         print(table(metrics, "val") if "val/loss" in metrics else "no validation data to measure it on")
         print(f"checkpoint    {shown(checkpoint.path)}")
-        print(f'next          ./infer.py {shown(checkpoint.path)} "The"')
+        prompt = '"The"' if self.datamodule.chat is None else '--ask "Who are you?"'
+        print(f"next          ./infer.py {shown(checkpoint.path)} {prompt}")
 
     def after_validate(self) -> None:
         self._report("val")

@@ -2,9 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 # A script, for models that bring no template: an answer ends with the end of a document, so generation stops there.
 PLAIN = (
@@ -33,12 +37,7 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         from jinja2 import TemplateError
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.globals["raise_exception"] = _refuse
         self._failures = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
         self._tokenizer = tokenizer
         self._ids = tokenizer.special_tokens
@@ -51,7 +50,7 @@ class ChatTemplate:
         names = sorted(self._ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, names)))
         try:
-            self._template = environment.from_string(source)
+            self._template = _environment().from_string(source)
         except TemplateError as error:
             raise DataError(f"the chat template is no Jinja: {error}") from error
 
@@ -123,6 +122,26 @@ class ChatTemplate:
 def shown(rendered: str) -> str:
     """A rendered text as people read it, or a part of it as it is encoded."""
     return rendered.replace(_MARK, "")
+
+
+def _environment() -> "Environment":
+    """The sandbox, in the dialect of Hugging Face's templates."""
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Generation(Extension):
+        """``{% generation %}`` marks what the assistant says; here its place is found by where the model is asked."""
+
+        tags = {"generation"}  # noqa: RUF012 (as the library has it)
+
+        def parse(self, parser: Any) -> Any:
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+    extensions: list[Any] = ["jinja2.ext.loopcontrols", Generation]
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
+    environment.globals["raise_exception"] = _refuse
+    return environment
 
 
 def _refuse(message: str) -> None:
