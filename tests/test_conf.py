@@ -122,7 +122,7 @@ def extra_yaml(name: str) -> str:
     return str(ROOT / "conf" / "extra" / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("file", ["extra/muon.yaml", "extra/schedule_free.yaml", "extra/ema.yaml"])
+@pytest.mark.parametrize("file", [f"extra/{name}.yaml" for name in ("muon", "original", "schedule_free", "ema")])
 def test_an_optimizer_s_yaml_trains_resumes_and_exports_what_was_validated(corpora: Path, file: str) -> None:
     if "schedule_free" in file:
         pytest.importorskip("schedulefree", reason="schedule-free AdamW is an extra")

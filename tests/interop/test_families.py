@@ -50,6 +50,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "gpt2",
         {**GPT2, "n_inner": 40, "activation_function": "gelu", "tie_word_embeddings": False},
     ),
+    "gpt2, relu": ("gpt2", {**GPT2, "activation_function": "relu"}),
     "gpt2, relu2": ("gpt2", {**GPT2, "activation_function": "relu2", "layer_norm_epsilon": 1e-3}),
     "llama": ("llama", GROUPED),
     "llama, biases, tied": (

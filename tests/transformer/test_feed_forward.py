@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xlab.errors import ConfigError
-from xlab.transformer import GELUFeedForward, ReLUSquaredFeedForward, SwiGLU
+from xlab.transformer import GELUFeedForward, ReLUFeedForward, ReLUSquaredFeedForward, SwiGLU
 
 
 @pytest.fixture
@@ -23,8 +23,10 @@ def test_swiglu_gates_the_second_half_by_the_first(x: torch.Tensor, bias: bool) 
 
 
 def test_plain_layers_apply_their_activation(x: torch.Tensor) -> None:
-    relu = ReLUSquaredFeedForward(8, 5)
-    torch.testing.assert_close(relu(x), relu.down(relu.up(x).clamp(min=0) ** 2))
+    relu = ReLUFeedForward(8, 5, bias=True)
+    torch.testing.assert_close(relu(x), relu.down(relu.up(x).clamp(min=0)))
+    squared = ReLUSquaredFeedForward(8, 5)
+    torch.testing.assert_close(squared(x), squared.down(squared.up(x).clamp(min=0) ** 2))
     gelu = GELUFeedForward(8, 5, bias=True)
     inner = gelu.up(x)
     torch.testing.assert_close(gelu(x), gelu.down(inner * (1 + torch.erf(inner / math.sqrt(2))) / 2))
@@ -40,7 +42,7 @@ def test_default_widths() -> None:
     assert SwiGLU(384).d_ff == 1024
 
 
-@pytest.mark.parametrize("make", [GELUFeedForward, ReLUSquaredFeedForward, SwiGLU])
+@pytest.mark.parametrize("make", [GELUFeedForward, ReLUFeedForward, ReLUSquaredFeedForward, SwiGLU])
 def test_a_senseless_width_is_refused(make) -> None:
     with pytest.raises(ConfigError, match="d_ff must be at least 1, got 0"):
         make(8, 0)

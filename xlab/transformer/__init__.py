@@ -17,7 +17,14 @@ from xlab.transformer.block import (
     SandwichNormBlock,
 )
 from xlab.transformer.decoder import Decoder
-from xlab.transformer.feed_forward import GEGLU, FeedForward, GELUFeedForward, ReLUSquaredFeedForward, SwiGLU
+from xlab.transformer.feed_forward import (
+    GEGLU,
+    FeedForward,
+    GELUFeedForward,
+    ReLUFeedForward,
+    ReLUSquaredFeedForward,
+    SwiGLU,
+)
 from xlab.transformer.initialisations import (
     GPT2Initialisation,
     Initialisation,
@@ -86,6 +93,7 @@ __all__ = [
     "PreNormBlock",
     "QKNorm",
     "RMSNorm",
+    "ReLUFeedForward",
     "ReLUSquaredFeedForward",
     "RotaryPosition",
     "RotaryScaling",

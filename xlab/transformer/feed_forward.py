@@ -40,6 +40,22 @@ class _UpDown(FeedForward):
         raise NotImplementedError
 
 
+class ReLUFeedForward(_UpDown):
+    """With rectifiers, as in the first transformer (Vaswani et al. 2017, arXiv 1706.03762, eq. 2).
+
+    Args:
+        d_model: width D of the model.
+        d_ff: inner width F; 4 D if not given.
+        bias: whether the projections have one; the paper's have.
+    """
+
+    def __init__(self, d_model: int, d_ff: int | None = None, bias: bool = False) -> None:
+        super().__init__(d_model, d_ff, bias)
+
+    def activation(self, x: Tensor) -> Tensor:
+        return F.relu(x)
+
+
 class GELUFeedForward(_UpDown):
     """With Gaussian error linear units (Hendrycks and Gimpel 2016, arXiv 1606.08415), as in GPT-2.
 

@@ -98,7 +98,7 @@ class Family(ABC):
 
 
 def activation(fields: Fields, key: str, default: str) -> str:
-    """Give the activation's name here: ``silu``, ``gelu``, ``gelu_tanh`` or ``relu2``."""
+    """Give the activation's name here: ``silu``, ``gelu``, ``gelu_tanh``, ``relu`` or ``relu2``."""
     names = {
         "silu": "silu",
         "swish": "silu",
@@ -107,6 +107,7 @@ def activation(fields: Fields, key: str, default: str) -> str:
         "gelu_new": "gelu_tanh",
         "gelu_fast": "gelu_tanh",
         "gelu_pytorch_tanh": "gelu_tanh",
+        "relu": "relu",
         "relu2": "relu2",
     }
     told = fields.text(key, default)

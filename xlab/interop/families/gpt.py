@@ -17,6 +17,7 @@ _PARTS = "xlab.transformer"
 _PLAIN = {
     "gelu": (f"{_PARTS}.feed_forward.GELUFeedForward", {"approximate": "none"}),
     "gelu_tanh": (f"{_PARTS}.feed_forward.GELUFeedForward", {"approximate": "tanh"}),
+    "relu": (f"{_PARTS}.feed_forward.ReLUFeedForward", {}),
     "relu2": (f"{_PARTS}.feed_forward.ReLUSquaredFeedForward", {}),
 }
 
@@ -190,8 +191,9 @@ def _feed_forward(fields: Fields, key: str, default: str) -> Settings:
 
 
 def _activation(form: Settings, *, tanh: str) -> str:
-    if str(form["feed_forward"]).endswith(".ReLUSquaredFeedForward"):
-        return "relu2"
+    for name in ("relu", "relu2"):
+        if form["feed_forward"] == _PLAIN[name][0]:
+            return name
     return "gelu" if form.get("feed_forward.approximate") == "none" else tanh
 
 
