@@ -138,6 +138,27 @@ def test_queries_keys_and_values_of_unequal_size_are_parted_where_they_are() -> 
     assert parts[decoder.blocks[0].feed_forward.gate_up.weight] == [64, 64]
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_tables_have_a_rate_of_their_own_and_decay_as_the_rest(tied: bool) -> None:
+    variant = {"tie_embeddings": tied, "value_mix": "ValueEmbeddings", "position": "LearnedPosition"}
+    decoder = build_decoder({**SIZES, **variant})
+    optimizer = MuonAdamW(decay_groups(decoder), lr=0.01, embedding_factor=40.0, weight_decay=0.1)
+    scale_rates(optimizer)
+    names = {parameter: name for name, parameter in decoder.named_parameters()}
+    rates = {names[weight]: group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    tables = {"position.table.weight", "value_mix.tables.1.weight"} | (set() if tied else {"embedding.weight"})
+    assert {name for name, rate in rates.items() if rate == pytest.approx(0.4)} == tables
+    assert {name for name, rate in rates.items() if rate == 0.01} == set(names.values()) - tables
+    assert optimizer.param_groups[0]["lr"] == 0.01  # what is logged as the optimiser's
+    before = named_weights(decoder)
+    for parameter in decoder.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, weight in decoder.named_parameters():
+        kept = 1.0 if weight.ndim < 2 else 1 - 0.01 * 0.1
+        torch.testing.assert_close(weight, kept * before[name])
+
+
 def test_frozen_weights_stay_and_factors_count_for_both() -> None:
     decoder = build_decoder(SIZES)
     hold_still(decoder, ["blocks.0.*"])
@@ -191,6 +212,7 @@ PLAIN = ["blocks.0.attention.out.weight", "blocks.1.feed_forward.down.weight"]
     ("settings", "says"),
     [
         ({"muon_lr": -1.0}, "model.optimizer.muon_lr must not be negative, got -1.0"),
+        ({"embedding_factor": 0.0}, "model.optimizer.embedding_factor must be above 0, got 0.0; model.freeze holds"),
         ({"momentum": 1.0}, "model.optimizer.momentum must be in [0, 1), got 1.0"),
         ({"ns_steps": 0}, "model.optimizer.ns_steps must be at least 1, got 0"),
         ({"adjust_lr": "mine"}, "model.optimizer.adjust_lr must be match_rms_adamw or original, got 'mine'"),

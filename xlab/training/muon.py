@@ -5,6 +5,7 @@ Letters: N matrices of one shape, A rows, B columns.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import compress
 from typing import Any, Literal, overload
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from xlab.errors import ConfigError
-from xlab.training.optimizers import FACTOR, PARTS, WIDENING
+from xlab.training.optimizers import FACTOR, PARTS, TABLES, WIDENING
 
 # of the quintic that drives singular values towards 1 the faster the smaller they are (Jordan et al. 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -36,6 +37,10 @@ class MuonAdamW(Optimizer):
         params: parameter groups, as ``decay_groups`` makes them.
         lr: AdamW's rate, and Muon's too if it has none of its own.
         muon_lr: Muon's rate; with ``adjust_lr: original`` about 0.02.
+        embedding_factor: what AdamW's rate is multiplied by for tables of embeddings (of tokens, places and values). A
+            row is trained only where its token stands, so that tables bear a far higher rate than matrices. Their decay
+            keeps the pace of the others'. A table that is the vocabulary projection, too, is trained by every token and
+            has the plain rate.
         momentum: Muon's.
         nesterov: whether Muon looks a step of momentum ahead.
         ns_steps: Newton–Schulz iterations.
@@ -55,6 +60,7 @@ class MuonAdamW(Optimizer):
         params: Iterable[dict[str, Any]],
         lr: float = 1e-3,
         muon_lr: float | None = None,
+        embedding_factor: float = 1.0,
         momentum: float = 0.95,
         nesterov: bool = True,
         ns_steps: int = 5,
@@ -65,10 +71,12 @@ class MuonAdamW(Optimizer):
         fused: bool = True,
     ) -> None:
         muon_lr = lr if muon_lr is None else muon_lr
-        _check(muon_lr, momentum, ns_steps, adjust_lr)
+        _check(muon_lr, embedding_factor, momentum, ns_steps, adjust_lr)
         self._adjusted = _ADJUSTED[adjust_lr]
         others, matrices = _apart(params)
         _check_matrices(matrices)
+        if embedding_factor != 1.0:
+            others = _with_tables_at(embedding_factor, others, weight_decay)
         for group in matrices:
             _widen(group, _WIDENED[adjust_lr])
         settings = {"lr": muon_lr, "momentum": momentum, "nesterov": nesterov, "ns_steps": ns_steps, MATRICES: True}
@@ -171,6 +179,17 @@ def _newton_schulz(x: Tensor, ns_steps: int) -> Tensor:
     return x
 
 
+def _with_tables_at(factor: float, groups: Iterable[dict[str, Any]], weight_decay: float) -> list[dict[str, Any]]:
+    """Part tables from the rest of AdamW's groups; they come last: the first group's rate is the optimiser's."""
+    others: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = []
+    for group in groups:
+        others += _only(group, [not is_table for is_table in group[TABLES]])
+        tables += _only(group, group[TABLES])
+    decay = weight_decay / factor  # AdamW multiplies it by the rate
+    return others + [{**group, FACTOR: factor * group[FACTOR], "weight_decay": decay} for group in tables]
+
+
 def _apart(groups: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Part each group's projections from what else is in it; gives the others' groups and the projections'."""
     others: list[dict[str, Any]] = []
@@ -178,12 +197,15 @@ def _apart(groups: Iterable[dict[str, Any]]) -> tuple[list[dict[str, Any]], list
     for group in groups:
         if not isinstance(group, dict) or PARTS not in group:
             raise ConfigError("MuonAdamW needs groups that say which weights are projections; see decay_groups")
-        every = list(zip(group["params"], group[PARTS], strict=True))
         for found, kept in ((others, False), (matrices, True)):
-            own = [(weight, rows) for weight, rows in every if bool(rows) == kept]
-            if own:
-                found.append({**group, "params": [weight for weight, _ in own], PARTS: [rows for _, rows in own]})
+            found += _only(group, [bool(rows) == kept for rows in group[PARTS]])
     return others, matrices
+
+
+def _only(group: dict[str, Any], chosen: Sequence[bool]) -> list[dict[str, Any]]:
+    """Give a group of what is chosen of another; an empty list where nothing is."""
+    part = {key: list(compress(group[key], chosen)) for key in ("params", PARTS, TABLES)}
+    return [{**group, **part}] if part["params"] else []
 
 
 def _widen(group: dict[str, Any], exponent: float) -> None:
@@ -203,9 +225,13 @@ _ADJUSTED: dict[str, Callable[[int, int], float]] = {
 _WIDENED = {"match_rms_adamw": 0.5, "original": 0.0}
 
 
-def _check(muon_lr: float, momentum: float, ns_steps: int, adjust_lr: str) -> None:
+def _check(muon_lr: float, embedding_factor: float, momentum: float, ns_steps: int, adjust_lr: str) -> None:
     if muon_lr < 0:
         raise ConfigError(f"model.optimizer.muon_lr must not be negative, got {muon_lr}")
+    if embedding_factor <= 0:
+        raise ConfigError(
+            f"model.optimizer.embedding_factor must be above 0, got {embedding_factor}; model.freeze holds still"
+        )
     if not 0 <= momentum < 1:
         raise ConfigError(f"model.optimizer.momentum must be in [0, 1), got {momentum}")
     if ns_steps < 1:

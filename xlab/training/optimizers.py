@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,12 +12,15 @@ from torch.optim import Optimizer
 
 from xlab.errors import ConfigError
 from xlab.transformer.attention import GroupedQueryAttention
+from xlab.transformer.decoder import Decoder
 from xlab.transformer.mixture_of_experts import Router
 
 # keys of parameter groups: by what a group's learning rate differs from the optimiser's own, and which of it is μP's
 FACTOR, WIDENING = "learning_rate_factor", "widening"
 # of each of a group's parameters, the rows of the projections that it holds; empty for all but a block's projections
 PARTS = "parts"
+# and whether it is a table that is looked into and nothing else: of embeddings, places or values
+TABLES = "tables"
 
 
 def named(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -40,8 +43,9 @@ def decay_groups(
 
     Returns:
         Parameter groups for a ``torch.optim.Optimizer``, to be given to ``scale_rates`` afterwards. Without factors
-        there are two, and the first takes the optimiser's own ``weight_decay``. Their key ``parts`` tells an optimiser
-        that treats the blocks' projections by themselves which those are; see ``projections``.
+        there are two, and the first takes the optimiser's own ``weight_decay``. Their keys ``parts`` and ``tables``
+        say which are the blocks' projections and which tables of embeddings, to an optimiser that treats these by
+        themselves.
 
     Raises:
         ConfigError: for a factor that is not above 0, or a pattern that matches nothing that is trained.
@@ -61,8 +65,8 @@ def decay_groups(
         groups[parameter.ndim < 2, widening(name, parameter), own].append(parameter)
     # those without a factor first
     order = sorted(groups, key=lambda key: (key[1:] != (1.0, 1.0), key))
-    parts = projections(module)
-    return [_group(groups[key], parts, *key) for key in order]
+    parts, looked_up = projections(module), tables(module)
+    return [_group(groups[key], parts, looked_up, *key) for key in order]
 
 
 def projections(module: nn.Module) -> dict[Tensor, list[int]]:
@@ -81,6 +85,12 @@ def projections(module: nn.Module) -> dict[Tensor, list[int]]:
     return found
 
 
+def tables(module: nn.Module) -> set[Tensor]:
+    """Find the tables of embeddings, but for one that is the vocabulary projection as well: every token trains that."""
+    projected = {part.unembedding for part in module.modules() if isinstance(part, Decoder)}
+    return {part.weight for part in module.modules() if isinstance(part, nn.Embedding)} - projected
+
+
 def _rows(owner: nn.Module, own_name: str, n_rows: int) -> list[int]:
     if own_name == "qkv" and isinstance(owner, GroupedQueryAttention):
         keys = owner.n_kv_heads * owner.head_dim
@@ -91,12 +101,14 @@ def _rows(owner: nn.Module, own_name: str, n_rows: int) -> list[int]:
 def _group(
     parameters: list[nn.Parameter],
     parts: Mapping[Tensor, list[int]],
+    looked_up: Set[Tensor],
     is_vector: bool,
     widening: float,
     own: float,
 ) -> dict[str, Any]:
     group: dict[str, Any] = {"params": parameters, FACTOR: widening * own}
     group[PARTS] = [parts.get(parameter, []) for parameter in parameters]
+    group[TABLES] = [parameter in looked_up for parameter in parameters]
     if is_vector:
         group["weight_decay"] = 0.0
     elif widening != 1.0:
