@@ -125,13 +125,11 @@ def rows(report: Report) -> list[tuple[str, ...]]:
         costs = ("–", "–") if speed is None else (f"{1 / speed:,.0f}", f"{speed * entry['tokens'] / 60:.1f}")
         size = f"{entry['parameters']:,}"
         found.append((name, f"{mean(entry['figures']):.4f}", by_seed, entry["rate"], *costs, size))
-    for name in report["missing"]:
-        found.append((name, "not run", *["–"] * (len(HEADINGS) - 2)))
     return found
 
 
 def conclusions(report: Report) -> list[str]:
-    """What the marks speak of, and what is not there."""
+    """What the marks speak of."""
     lines = list(report["verdicts"])
     for axis, mark in MARKS.items():
         if shares := report["shares"][axis]:
@@ -139,7 +137,6 @@ def conclusions(report: Report) -> list[str]:
             named = "tokens" if axis == "tokens" else "training time"
             said = f"{most:.0%} of its {named} (the slowest seed)" if most <= 1 else f"no share of its {named}"
             lines.append(f"{OURS} reaches the last figure of {TARGET} with {said}; the mark is {mark:.0%}.")
-    lines += [f"{name} is not run; XLab lacks {', '.join(parts)}." for name, parts in report["missing"].items()]
     return lines + [f"Failed: {line}" for line in report["failed"]]
 
 

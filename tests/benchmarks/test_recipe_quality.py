@@ -1,4 +1,4 @@
-"""recipe_quality compares recipes at their best rate, names what it cannot run, and says what the marks speak of."""
+"""recipe_quality compares recipes at their best rate and says what the marks speak of."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from benchmarks import recipe_quality
-from benchmarks.recipe_quality import QUICK, RECIPES, RUNNABLE, main, run
+from benchmarks.recipe_quality import QUICK, RECIPES, run
 from benchmarks.recipe_report import as_markdown, reach
 from benchmarks.recipe_speed import cost, keep_speed, known_speed, time_recipes
 from tests.conftest import ROOT
@@ -69,21 +69,10 @@ def test_figures_of_time_that_cannot_be_read_are_not_passed_over(tmp_path: Path)
         known_speed(tmp_path, ["xlab"])
 
 
-def test_a_recipe_that_lacks_parts_is_refused_and_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(
-        ConfigError, match="the recipe nanochat cannot be trained yet; not there yet: its learning rates"
-    ):
-        run(["nanochat"], tmp_path / "out", seeds=1, budget="1k-tokens")
-    assert main(["--recipes", "nanochat", "-o", str(tmp_path / "out")]) == 1
-    assert len(capsys.readouterr().err.splitlines()) == 1
-    assert "nanochat" not in RUNNABLE
-
-
 def test_peers_have_three_rates_and_their_file_and_ours_is_the_default() -> None:
     defaults = yaml.safe_load((ROOT / "conf" / "defaults.yaml").read_text(encoding="utf-8"))
     assert RECIPES["xlab"].rates == (defaults["model"]["optimizer"]["init_args"]["lr"],)
-    for name in RUNNABLE:
-        recipe = RECIPES[name]
+    for name, recipe in RECIPES.items():
         assert name == "xlab" or len(set(recipe.rates)) == 3
         assert recipe.file is None or (recipe_quality.RECIPES_FOLDER / recipe.file).is_file()
 
@@ -100,7 +89,6 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert first["recipes"]["nanogpt"]["rate"] == "0.004"  # to the stub the nearest to 0.01 is the best
     assert first["recipes"]["xlab"]["rate"] == "0.003"
     assert first["shares"]["seconds"] is None
-    assert first["missing"].keys() == {"nanochat"}
     untimed = as_markdown({**first, "command": "c"})
     assert "Nothing is said of time" in untimed
     trained = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("metrics.jsonl")}
@@ -120,7 +108,6 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert again["shares"]["seconds"] == pytest.approx([share / 2 for share in again["shares"]["tokens"]])
     first = again
     page = as_markdown({**first, "command": "c"})
-    assert "| nanochat | not run |" in page
     assert "the mark is 25%" in page
     assert "the mark is 35%" in page
     assert "the median of 2 rounds in turns" in page
