@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xlab.errors import ConfigError
+from xlab.transformer import cpu_attention
 
 
 class FusedAttention(nn.Module):
@@ -39,6 +40,8 @@ class FusedAttention(nn.Module):
         enable_gqa: bool = False,
     ) -> Tensor:
         """Mix values, (B, H, T, Dh); the arguments are those of ``scaled_dot_product_attention``."""
+        if is_causal and attn_mask is None and dropout_p == 0 and cpu_attention.is_faster(queries, keys):
+            return cpu_attention.causal_attention(queries, keys, values, scale=self.scale)
         return F.scaled_dot_product_attention(
             queries,
             keys,
