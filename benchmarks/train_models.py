@@ -14,9 +14,11 @@ Logits = Callable[[Tensor], Tensor]  # (B, T) → (B, T, V)
 
 
 def xlab_decoder(shape: Shape) -> tuple[nn.Module, Logits]:
-    """XLab's decoder, as its defaults compose it."""
+    """XLab's decoder, as its defaults compose it, with memory kept as in every run of fit on a CPU."""
+    from xlab.training.allocator import keep_freed_memory
     from xlab.transformer.decoder import Decoder
 
+    keep_freed_memory()
     model = Decoder(
         vocab_size=shape.vocab_size,
         max_len=shape.seq_len,

@@ -19,6 +19,7 @@ from xlab.data.packing import IGNORED, Batch
 from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.interop import huggingface
 from xlab.interop.published import PublishedModel
+from xlab.training.allocator import keep_freed_memory
 from xlab.training.averaging import refuse_without_average
 from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
@@ -91,8 +92,8 @@ class XLabModel(LightningModule):
             attention: MultiHeadAttention, GroupedQueryAttention, MultiQueryAttention; made with (d_model, n_heads,
                 layer index).
             norm: RMSNorm, LayerNorm; made with (d_model).
-            feed_forward: SwiGLU, GEGLU, GELUFeedForward, ReLUSquaredFeedForward, MixtureOfExperts; made with (d_model,
-                d_ff).
+            feed_forward: SwiGLU, GEGLU, GELUFeedForward, ReLUFeedForward, ReLUSquaredFeedForward, MixtureOfExperts;
+                made with (d_model, d_ff).
             position: RotaryPosition, LearnedPosition, SinusoidalPosition, ALiBi, NoPosition; made with (d_model,
                 n_heads, max_len).
             block: PreNormBlock, PostNormBlock, BranchNormBlock, SandwichNormBlock, ParallelBlock,
@@ -344,6 +345,11 @@ class XLabModel(LightningModule):
             return self.decoder.initialisation.learning_rate_factor(name, parameter, self.decoder)
 
         return decay_groups(self, widening=widening, learning_rates=self.hparams["learning_rates"])
+
+    def on_fit_start(self) -> None:
+        """Let gradients and activations find their memory from step to step."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def on_train_start(self) -> None:
         """Begin a resumed run at its own schedule's rate: the checkpoint's optimiser brought that of the run it was.
