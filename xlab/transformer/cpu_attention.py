@@ -42,7 +42,7 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, *, scale: fl
         keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
     flat = (part.flatten(0, 1) for part in (queries, keys, values))
     mixed: Tensor = _CausalAttention.apply(*flat, queries.size(-1) ** -0.5 if scale is None else scale)
-    return mixed.unflatten(0, (-1, n_heads))
+    return mixed.view(-1, n_heads, *mixed.shape[1:])
 
 
 class _CausalAttention(torch.autograd.Function):
