@@ -17,9 +17,9 @@ from xlab.training.allocator import keep_freed_memory
 
 if sys.argv[1] == "kept" and not keep_freed_memory():
     raise SystemExit(3)
-for _ in range(2):  # the first step takes the memory
+for _ in range(4):  # the first steps take the memory
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    made = [torch.ones(2**22) for _ in range(8)]
+    made = [torch.ones(12 * 2**20) for _ in range(4)]
     del made
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -40,8 +40,9 @@ def causal_attention(queries: Tensor, keys: Tensor, values: Tensor, *, scale: fl
     n_heads, group = queries.size(1), queries.size(1) // keys.size(1)
     if group > 1:
         keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+    scale = queries.size(-1) ** -0.5 if scale is None else scale
     flat = (part.flatten(0, 1) for part in (queries, keys, values))
-    mixed: Tensor = _CausalAttention.apply(*flat, queries.size(-1) ** -0.5 if scale is None else scale)
+    mixed: Tensor = _CausalAttention.apply(*flat, scale)  # type: ignore[no-untyped-call]
     return mixed.view(-1, n_heads, *mixed.shape[1:])
 
 
