@@ -132,7 +132,10 @@ def test_a_long_first_answer_loses_its_end_and_a_long_prompt_everything(tokenize
             "{{ messages | length }}{{ messages[-1].content }}",
             "here: the chat template does not write message 1 behind",
         ),
-        ("{{ raise_exception('no') }}", "here: the chat template does not take these messages: no"),
+        ("{{ raise_exception('no\nway') }}", "here: the chat template does not take these messages: no way$"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "does not take these messages: maximum recursion depth"),
+        ("{{ 'x' * 10**15 }}", "does not take these messages: MemoryError"),
+        ("{{ messages[0].content }}", "here: the chat template writes nothing of message 1, which is the assistant's"),
     ],
 )
 def test_a_template_that_cannot_teach_is_said(tokenizer: Tokenizer, template: str, said: str) -> None:

@@ -60,3 +60,9 @@ def test_what_a_template_does_not_take_is_said(tokenizer: Tokenizer, source: str
         ChatTemplate(source, tokenizer).render([("user", "a")], asks=False)
     with pytest.raises(DataError, match="is no Jinja"):
         ChatTemplate("{% for %}", tokenizer)
+
+
+def test_json_is_written_for_a_model_and_not_for_a_page(tokenizer: Tokenizer) -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", tokenizer)
+    spelt = f"<é> & 'a'{tokenizer.eos_token}"
+    assert list(template.parts(template.render([("user", spelt)], asks=False))) == [f'"{spelt}"']

@@ -128,6 +128,11 @@ class ChatEncoder:
                     f"the chat template does not write message {number} behind what came before, alike whether more "
                     "follows or not, so its place cannot be told; set data.chat.template to one that only appends"
                 )
+            if not answered[len(asked) :].strip():
+                raise DataError(
+                    f"the chat template writes nothing of message {number}, which is the assistant's, so there is "
+                    "nothing to learn; set data.chat.template to one that writes every message"
+                )
             yield len(asked)
             # white space behind the token that ends the turn parts it from the next, and nobody says it
             behind = answered.rstrip()

@@ -1,5 +1,6 @@
 """Chat templates in Hugging Face's form: messages become one text, in which only the template writes special tokens."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,9 @@ class ChatTemplate:
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         from jinja2 import TemplateError
 
-        self._failures = (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError)
+        # RecursionError is a RuntimeError: a macro may call itself; and any text may be asked for, too large for memory
+        of_python = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
+        self._failures = (TemplateError, *of_python)
         self._tokenizer = tokenizer
         self._ids = tokenizer.special_tokens
         self._tokens = {
@@ -52,7 +55,7 @@ class ChatTemplate:
         try:
             self._template = _environment().from_string(source)
         except TemplateError as error:
-            raise DataError(f"the chat template is no Jinja: {error}") from error
+            raise DataError(f"the chat template is no Jinja: {_one_line(error)}") from error
 
     def render(self, messages: Iterable[tuple[str, str]], *, asks: bool) -> str:
         """Write messages, each a role and a content, as the model is shown them.
@@ -70,10 +73,8 @@ class ChatTemplate:
         plain = [{"role": role, "content": self._apart(content)} for role, content in messages]
         try:
             return self._template.render(messages=plain, add_generation_prompt=asks, **self._tokens)
-        except DataError:
-            raise
         except self._failures as error:
-            raise DataError(f"the chat template does not take these messages: {error}") from error
+            raise DataError(f"the chat template does not take these messages: {_one_line(error)}") from error
 
     def parts(self, rendered: str) -> Iterator[str | int]:
         """Cut a rendered text into texts and the ids of special tokens that the template wrote."""
@@ -141,8 +142,21 @@ def _environment() -> "Environment":
     extensions: list[Any] = ["jinja2.ext.loopcontrols", Generation]
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
     environment.globals["raise_exception"] = _refuse
+    environment.filters["tojson"] = _as_json
     return environment
 
 
-def _refuse(message: str) -> None:
-    raise DataError(f"the chat template does not take these messages: {message}")
+def _refuse(message: object) -> None:
+    from jinja2 import TemplateError
+
+    raise TemplateError(str(message))
+
+
+def _as_json(value: object, indent: int | None = None) -> str:
+    """Write JSON for a model: Jinja's own is for web pages, and spells HTML's signs and all but ASCII in codes."""
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _one_line(error: Exception) -> str:
+    """What a failure says, which the template or a message may have made long."""
+    return f"{' '.join(shown(str(error)).split()) or type(error).__name__:.300}"
