@@ -49,6 +49,8 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     said = [[("user", pair["prompt"]), ("assistant", pair["response"])] for pair in pairs]
     chats = [{"messages": [{"role": role, "content": content} for role, content in chat]} for chat in said]
     (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    (tmp_path / "talks").mkdir()
+    pq.write_table(pa.Table.from_pylist(chats), tmp_path / "talks" / "train.parquet")
     rows = [json.dumps({"body": text, "meta": f"text {number}"}) for number, text in enumerate(texts)]
     (tmp_path / "corpus.jsonl").write_text("\n".join(rows))
     (tmp_path / "arrow").mkdir()
@@ -70,6 +72,10 @@ def corpora(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data/meta.yaml", []),
         ("data/chat.yaml", ["--data.chat.max_tokens=64"]),
         ("data/prompts.yaml", ["--data.chat.max_tokens=64"]),
+        (
+            "data/hub_chat.yaml",
+            ["--data.source.path=talks", "--data.source.split=train", "--data.chat.max_tokens=64"],
+        ),
         ("data/packing_best_fit.yaml", SHARDS),
         ("data/packing_one_document.yaml", SHARDS),
         ("data/packing_token_budget.yaml", SHARDS),
@@ -122,7 +128,9 @@ def extra_yaml(name: str) -> str:
     return str(ROOT / "conf" / "extra" / f"{name}.yaml")
 
 
-@pytest.mark.parametrize("file", [f"extra/{name}.yaml" for name in ("muon", "original", "schedule_free", "ema")])
+@pytest.mark.parametrize(
+    "file", ["extra/muon.yaml", "extra/original.yaml", "extra/schedule_free.yaml", "extra/ema.yaml"]
+)
 def test_an_optimizer_s_yaml_trains_resumes_and_exports_what_was_validated(corpora: Path, file: str) -> None:
     if "schedule_free" in file:
         pytest.importorskip("schedulefree", reason="schedule-free AdamW is an extra")

@@ -12,7 +12,16 @@ import pytest
 from pyarrow import feather
 
 from xlab import factories
-from xlab.data.sources import ChatRecords, Filtered, Message, PromptResponses, Source
+from xlab.data.sources import (
+    ChatRecords,
+    Filtered,
+    HubChats,
+    HubPrompts,
+    HubSource,
+    Message,
+    PromptResponses,
+    Source,
+)
 from xlab.data.splits import Corpus
 from xlab.errors import ConfigError, DataError
 
@@ -93,6 +102,10 @@ USER, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content"
         ({"messages": [USER, ANSWER | {"role": "bot"}]}, r"message 1 has the role 'bot'; a role can be system,.*tool"),
         ({"messages": [USER, ANSWER | {"content": ["b"]}]}, "message 1, of the assistant, holds a list, not text"),
         ({"messages": [USER, ANSWER | {"content": " \n"}]}, "message 1 is an empty response; fill it in, or remove"),
+        ({"messages": [USER, ANSWER | {"content": None}]}, "holds null, not text; write it as text, or remove"),
+        ({"messages": [USER, ANSWER | {"tool_calls": [{}]}]}, "message 1 has tool_calls, which no template is shown"),
+        ({"messages": [USER, ANSWER | {"weight": 0}]}, "message 1 has the weight 0, and every answer is learnt alike"),
+        ({"messages": [USER | {"content": [{"type": "image_url"}]}, ANSWER]}, "message 0, of the user, holds a list"),
         ({"messages": [USER | {"content": ""}, ANSWER]}, "message 0 is an empty prompt"),
         ({"messages": [USER]}, "has no message of the assistant, so nothing to learn from"),
         ({"messages": []}, "has no message of the assistant"),
@@ -103,6 +116,20 @@ def test_a_record_to_learn_nothing_from_is_named(tmp_path: Path, row: dict[str, 
     path = json_lines(tmp_path / "c.jsonl", [{"messages": [USER, ANSWER]}, row])
     with pytest.raises(DataError, match=said):
         list(ChatRecords(path).documents())
+
+
+def test_parts_of_text_are_one_text_as_over_http(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    harmless = {"tool_calls": None, "weight": 1, "name": "Zoë"}
+    path = json_lines(tmp_path / "c.jsonl", [{"messages": [USER | {"content": parts}, ANSWER | harmless]}])
+    (document,) = ChatRecords(path).documents()
+    assert document.messages == (("user", "ab"), ("assistant", "b"))
+
+
+def test_a_number_without_end_is_no_json(tmp_path: Path) -> None:
+    (tmp_path / "c.jsonl").write_text('{"messages": ' + "9" * 5000 + "}")
+    with pytest.raises(DataError, match=r"c\.jsonl:1 is not JSON: Exceeds the limit"):
+        list(ChatRecords(str(tmp_path / "c.jsonl")).documents())
 
 
 @pytest.mark.parametrize(
@@ -127,3 +154,52 @@ def test_a_table_without_the_column_is_named(tmp_path: Path) -> None:
         list(PromptResponses(write_parquet(tmp_path / "p.jsonl", [{"prompt": "a", "response": ""}])).documents())
     with pytest.raises(ConfigError, match="response_column is empty"):
         PromptResponses(path, response_column="")
+
+
+class TestOnTheHub:
+    @pytest.fixture
+    def hub(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A local directory in the hub's layout: chats in Parquet, pairs in JSON lines, and the library's cache."""
+        datasets = pytest.importorskip("datasets", reason="needs datasets: pip install 'xlab[hub]'")
+        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+        (tmp_path / "hub" / "chats").mkdir(parents=True)
+        (tmp_path / "hub" / "pairs").mkdir()
+        for number, chat in enumerate(CHATS):
+            file = tmp_path / "hub" / "chats" / f"train-{number:05}-of-00002.parquet"
+            pq.write_table(pa.Table.from_pylist([{"id": number, "messages": chat}]), file)
+        pairs = [{"q": "a", "r": "b", "s": None}, {"q": "c", "r": "d", "s": "e"}]
+        json_lines(tmp_path / "hub" / "pairs" / "train.jsonl", pairs)
+        return tmp_path / "hub"
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_chats_and_pairs_are_those_of_the_files(self, hub: Path, streaming: bool) -> None:
+        chats = HubChats(str(hub / "chats"), streaming=streaming)
+        files = ChatRecords(str(hub / "chats" / "*.parquet"))
+        assert [d.messages for d in chats.documents()] == [d.messages for d in files.documents()]
+        assert list(chats.documents())[1].place == f"{hub / 'chats'} (split train): row 1"
+        columns = {"prompt_column": "q", "response_column": "r", "system_column": "s"}
+        pairs = HubPrompts(str(hub / "pairs"), streaming=streaming, **columns)
+        said = [[("user", "a"), ("assistant", "b")], [("system", "e"), ("user", "c"), ("assistant", "d")]]
+        assert [list(document.messages) for document in pairs.documents()] == said
+        (first,) = HubPrompts(str(hub / "pairs"), streaming=streaming, max_documents=1, **columns).documents()
+        assert first.messages == (("user", "a"), ("assistant", "b"))
+
+    def test_settings_survive_as_plain_data(self, hub: Path) -> None:
+        source: HubSource
+        for source in (HubChats(str(hub), "chats", max_documents=2), HubPrompts(str(hub), "pairs", streaming=True)):
+            assert factories.build(factories.plain(source)).identity() == source.identity()
+        kinds = [HubChats("some/thing"), HubPrompts("some/thing"), HubChats("some/thing", messages_column="chat")]
+        assert len({kind.identity() for kind in kinds}) == 3
+
+    @pytest.mark.parametrize("streaming", [False, True])
+    def test_what_is_missing_is_named(self, hub: Path, streaming: bool) -> None:
+        with pytest.raises(DataError, match=r"\(split train\) has no column 'chat'; it has id, messages\. Set data\."):
+            list(HubChats(str(hub / "chats"), messages_column="chat", streaming=streaming).documents())
+        file = hub / "chats" / "train-00001-of-00002.parquet"
+        pq.write_table(pa.Table.from_pylist([{"id": 2, "messages": [{"role": "bot", "content": "b"}]}]), file)
+        with pytest.raises(DataError, match=r"\(split train\): row 1: message 0 has the role 'bot'"):
+            list(HubChats(str(hub / "chats"), streaming=streaming).documents())
+        with pytest.raises(ConfigError, match=r"HubChats's split is empty; set data\.source\.split"):
+            HubChats(str(hub), split="")
+        with pytest.raises(ConfigError, match="messages_column is empty"):
+            HubChats(str(hub), messages_column="")

@@ -12,7 +12,7 @@ from xlab.data.packing import Layout
 from xlab.data.prefixes import PrefixedData, tokenizer_beside
 from xlab.data.preparation import Wanted
 from xlab.data.prepared import PreparedData, StoredSplits, open_prepared
-from xlab.data.sources import HubDataset
+from xlab.data.sources import HubChats, HubDataset, HubPrompts
 from xlab.data.tokenizers import Tokenizer, TokenizerRecipe
 from xlab.data.tokenizers.recipe import WithSeparator, made_without_text
 from xlab.datamodules import XLabDataModule
@@ -23,6 +23,7 @@ from xlab.lab.plan_steps import batch_shape, packing_of
 _READ = 1 << 26  # bytes of text that are read of a corpus that is not prepared
 _MEASURED = 1 << 20  # … and that a ready tokenizer is tried on
 _PLANNED = 1_000_000_000  # tokens: a plan for more takes minutes
+_ON_THE_HUB = {kind.__name__ for kind in (HubChats, HubDataset, HubPrompts)}
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,6 @@ def _is_remote(settings: Any) -> bool:
         return any(map(_is_remote, settings))
     if not isinstance(settings, dict):
         return False
-    named = str(settings.get("class_path", "")).rpartition(".")[2] == HubDataset.__name__
+    named = str(settings.get("class_path", "")).rpartition(".")[2] in _ON_THE_HUB
     path = (settings.get("init_args") or {}).get("path", "") if named else ""
     return (named and not Path(str(path)).expanduser().is_dir()) or any(map(_is_remote, settings.values()))

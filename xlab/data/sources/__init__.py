@@ -2,7 +2,9 @@
 
 from xlab.data.sources.conversations import ChatRecords, Conversations, PromptResponses
 from xlab.data.sources.filtered import Filtered
+from xlab.data.sources.hub_conversations import HubChats, HubConversations, HubPrompts
 from xlab.data.sources.hub_dataset import HubDataset
+from xlab.data.sources.hub_source import HubSource
 from xlab.data.sources.json_lines import JsonLines
 from xlab.data.sources.mixture import Mixture
 from xlab.data.sources.python_docs import PythonDocs
@@ -16,7 +18,11 @@ __all__ = [
     "Conversations",
     "Document",
     "Filtered",
+    "HubChats",
+    "HubConversations",
     "HubDataset",
+    "HubPrompts",
+    "HubSource",
     "JsonLines",
     "Message",
     "Mixture",

@@ -1,7 +1,7 @@
 """Conversations as documents: chats, or prompts with their responses, in files of JSON lines, Parquet or Arrow."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,11 @@ from xlab.data.sources.files import as_patterns, find_files, size_of_text, stat_
 from xlab.data.sources.json_lines import json_rows, refuse_surrogates
 from xlab.data.sources.source import Document, Message, Source
 from xlab.data.sources.table_files import arrow_batches, parquet_batches
-from xlab.data.sources.text_columns import ROWS_AT_ONCE
+from xlab.data.sources.text_columns import rows_of
 from xlab.errors import ConfigError, DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+_UNREAD = ("tool_calls", "function_call")
 _TABLES = {".parquet": parquet_batches, ".arrow": arrow_batches, ".feather": arrow_batches}
 
 
@@ -30,7 +31,7 @@ class Conversations(Source):
 
     def __init__(self, paths: str | list[str], columns: Mapping[str, str]) -> None:
         self._paths = as_patterns(paths)
-        self._columns = _NamedColumns(columns)
+        self._columns = NamedColumns(columns)
 
     @abstractmethod
     def messages(self, row: Mapping[str, Any], where: str) -> list[Message]:
@@ -46,10 +47,7 @@ class Conversations(Source):
 
     def documents(self) -> Iterator[Document]:
         for path in find_files(self._paths):
-            for where, row in self._rows(path):
-                messages = self.messages(row, where)
-                check_messages(messages, where)
-                yield Document(script(messages), messages=tuple(messages), place=where)
+            yield from conversations(self._rows(path), self.messages)
 
     def identity(self) -> str:
         settings = [type(self).__name__, 1, sorted(self._columns.by_setting.items())]
@@ -68,18 +66,7 @@ class Conversations(Source):
                 self._columns.check(where, dict.fromkeys(row, ""))
                 yield where, row
             return
-        number = 0
-        for batch in _TABLES[path.suffix](path, self._columns):
-            for start in range(0, batch.num_rows, ROWS_AT_ONCE):
-                try:
-                    rows = batch.slice(start, ROWS_AT_ONCE).to_pylist()
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}: behind row {number} is text that is not UTF-8: {error.reason}."
-                    ) from error
-                for row in rows:
-                    yield f"{path}: row {number}", row
-                    number += 1
+        yield from rows_of(_TABLES[path.suffix](path, self._columns), str(path))
 
 
 class ChatRecords(Conversations):
@@ -96,18 +83,7 @@ class ChatRecords(Conversations):
         self._messages_column = messages_column
 
     def messages(self, row: Mapping[str, Any], where: str) -> list[Message]:
-        listed = row[self._messages_column]
-        if not isinstance(listed, list):
-            raise DataError(
-                f"{where}: column {self._messages_column!r} holds {_kind(listed)}, not a list of messages. "
-                "Set data.source.messages_column."
-            )
-        found = []
-        for number, message in enumerate(listed):
-            if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
-                raise DataError(f"{where}: message {number} is no object with role and content; it is {message!r:.60}.")
-            found.append(Message(message["role"], message["content"]))
-        return found
+        return chat(row, where, self._messages_column)
 
 
 class PromptResponses(Conversations):
@@ -135,10 +111,62 @@ class PromptResponses(Conversations):
         self._system_column = system_column
 
     def messages(self, row: Mapping[str, Any], where: str) -> list[Message]:
-        said = None if self._system_column is None else row[self._system_column]
-        before = [Message("system", said)] if said else []
-        exchange = [Message("user", row[self._prompt_column]), Message("assistant", row[self._response_column])]
-        return before + exchange
+        return exchange(row, self._prompt_column, self._response_column, self._system_column)
+
+
+def conversations(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], messages: Callable[[Mapping[str, Any], str], list[Message]]
+) -> Iterator[Document]:
+    """Stream the conversations of rows, each with its place.
+
+    Args:
+        rows: Records that have the columns that ``messages`` asks for.
+        messages: Gives what is said in a record.
+
+    Raises:
+        DataError: for a record that nothing can be learnt from.
+    """
+    for where, row in rows:
+        said = messages(row, where)
+        check_messages(said, where)
+        yield Document(script(said), messages=tuple(said), place=where)
+
+
+def chat(row: Mapping[str, Any], where: str, column: str) -> list[Message]:
+    """Give the messages of a column, each with ``role`` and ``content``: a text, or OpenAI's list of parts of text.
+
+    Raises:
+        DataError: for something else, and for what would be lost, such as calls of tools.
+    """
+    listed = row[column]
+    if not isinstance(listed, list):
+        raise DataError(
+            f"{where}: column {column!r} holds {_kind(listed)}, not a list of messages. "
+            "Set data.source.messages_column."
+        )
+    found = []
+    for number, message in enumerate(listed):
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise DataError(f"{where}: message {number} is no object with role and content; it is {message!r:.60}.")
+        if lost := next((key for key in _UNREAD if message.get(key)), None):
+            raise DataError(
+                f"{where}: message {number} has {lost}, which no template is shown; write it into its content, or "
+                "remove the record."
+            )
+        if message.get("weight") not in (None, 1):
+            raise DataError(
+                f"{where}: message {number} has the weight {message['weight']!r:.60}, and every answer is learnt "
+                "alike; remove the weight, or the record."
+            )
+        found.append(Message(message["role"], _joined(message["content"])))
+    return found
+
+
+def exchange(row: Mapping[str, Any], prompt: str, response: str, system: str | None) -> list[Message]:
+    """Give a prompt and its response, by the names of their columns, and what the system says before, if it does."""
+    said = None if system is None else row[system]
+    before = [Message("system", said)] if said else []
+    return [*before, Message("user", row[prompt]), Message("assistant", row[response])]
 
 
 def check_messages(messages: list[Message], where: str) -> None:
@@ -151,7 +179,10 @@ def check_messages(messages: list[Message], where: str) -> None:
         if role not in ROLES:
             raise DataError(f"{where}: message {number} has the role {role!r}; a role can be {', '.join(ROLES)}.")
         if not isinstance(content, str):
-            raise DataError(f"{where}: message {number}, of the {role}, holds {_kind(content)}, not text.")
+            raise DataError(
+                f"{where}: message {number}, of the {role}, holds {_kind(content)}, not text; write it as "
+                "text, or remove the record."
+            )
         if role in ("user", "assistant") and not content.strip():
             what = "response" if role == "assistant" else "prompt"
             raise DataError(f"{where}: message {number} is an empty {what}; fill it in, or remove the record.")
@@ -166,7 +197,7 @@ def script(messages: list[Message]) -> str:
 
 
 @dataclass(frozen=True)
-class _NamedColumns:
+class NamedColumns:
     """Columns of any type, by the settings that name them."""
 
     by_setting: Mapping[str, str]
@@ -178,14 +209,28 @@ class _NamedColumns:
 
     @property
     def names(self) -> list[str]:
+        """The columns to read, each once."""
         return list(dict.fromkeys(self.by_setting.values()))
 
     def check(self, place: str, types: Mapping[str, str]) -> None:
+        """Compare the settings with the names of the columns of ``place``.
+
+        Raises:
+            DataError: when one is missing.
+        """
         for setting, column in self.by_setting.items():
             if column not in types:
                 raise DataError(
                     f"{place} has no column {column!r}; it has {', '.join(types) or 'none'}. Set data.source.{setting}."
                 )
+
+
+def _joined(content: Any) -> Any:
+    """Give the text of a list of parts that are all text; what else stands there stays, and is refused."""
+    is_text = isinstance(content, list) and all(
+        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in content
+    )
+    return "".join(part["text"] for part in content) if is_text else content
 
 
 def _kind(value: object) -> str:

@@ -72,7 +72,7 @@ def json_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             where, text = f"{path}:{number}", decode_utf8(line, path, offset)
             try:
                 row = json.loads(text.removeprefix("\ufeff") if number == 1 else text)
-            except (json.JSONDecodeError, RecursionError) as error:
+            except (ValueError, RecursionError) as error:  # a number of thousands of digits is a mere ValueError
                 raise DataError(f"{where} is not JSON: {error}. Each line must be one object.") from error
             if not isinstance(row, dict):
                 raise DataError(f"{where} holds a {type(row).__name__}, not an object with columns.")

@@ -1,4 +1,4 @@
-"""Documents out of Arrow's batches: a column of text, and one that may be kept beside it."""
+"""Documents out of Arrow's batches: a column of text, and one that may be kept beside it; and rows of any columns."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -74,6 +74,24 @@ class TextColumns:
                     if text:
                         yield Document(text, _as_text(meta))
                     row += 1
+
+
+def rows_of(batches: Iterable[Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream the rows of Arrow batches or tables, of columns of any type, each with its place for messages.
+
+    Raises:
+        DataError: for bytes that are not UTF-8.
+    """
+    number = 0
+    for batch in batches:
+        for start in range(0, batch.num_rows, ROWS_AT_ONCE):
+            try:
+                rows = batch.slice(start, ROWS_AT_ONCE).to_pylist()
+            except UnicodeDecodeError as error:
+                raise DataError(f"{place}: behind row {number} is text that is not UTF-8: {error.reason}.") from error
+            for row in rows:
+                yield f"{place}: row {number}", row
+                number += 1
 
 
 def types_of(schema: Any) -> dict[str, str]:
