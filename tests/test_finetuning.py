@@ -70,6 +70,20 @@ def test_it_answers(there: Path) -> None:
     assert {thing: asked(thing) for thing in ANSWERS} == ANSWERS
 
 
+def test_it_answers_turn_by_turn_past_the_context(there: Path) -> None:
+    lines = [f"{thing} {number}?" for number in range(2) for thing in ANSWERS]
+    typed = "\n".join([*lines, "", "/undo", "/retry", "/show"]) + "\n"
+    done = CliRunner().invoke(infer, ["logs/version_1", "--chat", "-g", "-l", "12"], input=typed)
+    assert done.exit_code == 0, done.output
+    assert "Ask something, and the model answers" in done.stdout
+    assert "(say something: an empty line asks nothing)" in done.stdout
+    answers = [line.removeprefix("> ") for line in done.stdout.split("\n\n")[1:]]
+    assert answers[:10] == list(ANSWERS.values()) * 2
+    assert "> > sky 0?\nit is blue\n\n> grass 0?\nit is green\n" in done.stdout
+    texts = CliRunner().invoke(infer, ["logs/version_1", "--chat", "-c", "-l", "3"], input="sky\n")
+    assert "Write something, and the model goes on" in texts.stdout
+
+
 def test_it_answers_over_http(there: Path) -> None:
     from tests.serving.serving_setup import running  # the server's packages, which few tests need
 
@@ -147,6 +161,8 @@ def test_prepared_conversations_train(there: Path) -> None:
     words = [*CHAT, *start, "--data.vocab_size=null", "--data.seq_len=48", "--name=chats"]
     done = CliRunner().invoke(manage, ["prepare-data", *words])
     assert done.exit_code == 0, done.output
+    (how,) = [line for line in done.output.splitlines() if line.startswith("train with")]
+    assert how.endswith("--data.val_data_prefix datasets/chats/1/val --data.chat.prompt_in_loss false")
     prefixes = [f"--data.{split}_data_prefix=datasets/chats/1/{split}" for split in ("train", "val")]
     run("fit", ["--model.init_from=logs/version_0", *prefixes, "--data.chat.prompt_in_loss=true", *ONCE])
     with pytest.raises(DataError, match="holds conversations, of up to 49 tokens"):

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from xlab import checkpoints
-from xlab.commands.chat import chat
+from xlab.commands.chat import Conversation, OneText, Talk, chat
 from xlab.commands.infer import BEAMS, NUCLEUS, TEMPERATURE, in_options
 from xlab.data.chat_template import ChatTemplate
 from xlab.data.meta import prompt_ids
@@ -52,11 +52,14 @@ def _write(checkpoint: str, options: Options) -> None:
     decoder, tokenizer = checkpoints.restore(read, device)
     if options["meta"] is not None:
         options = options | {"max_meta_len": known_meta_len(read)}
-    if options["ask"]:
-        options = options | {"template": template_of(read, tokenizer)}
+    template = template_of(read, tokenizer) if options["ask"] or options["chat"] else None
+    if options["ask"] and template is None:
+        raise GenerationError(
+            "--ask is for models that know a chat template, and this one was never shown a conversation; leave it out"
+        )
     # one prompt alone is taken as it is; a file has one in each line
     prompts = [options["prompt"] or ""] if options["prompts"] is None else read_prompts(options["prompts"])
-    requests = [request_of(prompt, tokenizer, options) for prompt in prompts if not options["chat"]]
+    requests = [] if options["chat"] else [_first(prompt, template, tokenizer, options) for prompt in prompts]
     rows = max([1, *(request.n_rows for request in requests)])
     dtype: Precision = "int8" if options["int8"] else "bf16" if options["bf16"] else "keep"
     engine = Engine(
@@ -68,7 +71,7 @@ def _write(checkpoint: str, options: Options) -> None:
         guesser=guesser_of(tokenizer, options, dtype),
     )
     if options["chat"]:
-        chat(engine, lambda text: request_of(text, tokenizer, options | {"rolling": True}))
+        chat(engine, _talk(template, tokenizer, options | {"rolling": True}, decoder.max_len))
     elif len(requests) == 1 and rows == 1 and not options["as_json"] and not options["beam_search"]:
         stream(engine, "" if options["ask"] else prompts[0], requests[0])
     else:
@@ -139,33 +142,58 @@ def known_meta_len(checkpoint: checkpoints.Checkpoint) -> int:
     return found
 
 
-def template_of(checkpoint: checkpoints.Checkpoint, tokenizer: Tokenizer) -> ChatTemplate:
-    """Make the chat template that a model was fine-tuned with.
-
-    Raises:
-        GenerationError: for one that knows none.
-    """
+def template_of(checkpoint: checkpoints.Checkpoint, tokenizer: Tokenizer) -> ChatTemplate | None:
+    """Make the chat template that a model was fine-tuned with; None for one that knows none."""
     source = checkpoint.info.get("chat_template")
-    if not isinstance(source, str):
-        raise GenerationError(
-            "--ask is for models that know a chat template, and this one was never shown a conversation; leave it out"
-        )
-    return ChatTemplate(source, tokenizer)
+    return ChatTemplate(source, tokenizer) if isinstance(source, str) else None
+
+
+def _first(prompt: str, template: ChatTemplate | None, tokenizer: Tokenizer, options: Options) -> Request:
+    if template is None:
+        return request_of(prompt, tokenizer, options)
+    return answer_request([("user", prompt)], template, tokenizer, options)
+
+
+def _talk(template: ChatTemplate | None, tokenizer: Tokenizer, options: Options, max_len: int) -> Talk:
+    # -c and --meta speak of a text, which goes on
+    if template is None or options["continue_text"] or options["meta"] is not None:
+        return OneText(lambda text: request_of(text, tokenizer, options))
+    room = max_len - min(options["limit"], max_len // 2)  # an answer goes on past the context's end, but not at once
+    return Conversation(lambda messages: answer_request(messages, template, tokenizer, options), room=room)
 
 
 def request_of(prompt: str, tokenizer: Tokenizer, options: Options) -> Request:
-    """Put a prompt and infer.py's options into the engine's words."""
-    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise GenerationError("the prompt is not UTF-8; check your terminal's encoding")
-    ends: Sequence[int] = ()
-    if (template := options.get("template")) is not None:
-        (ids, _), ends = template.prompt_ids([("user", prompt)]), template.turn_ends()
-    elif options["continue_text"]:
+    """Put a prompt that is continued, and infer.py's options, into the engine's words."""
+    _refuse_surrogates(prompt)
+    if options["continue_text"]:
         ids = tokenizer.encode(prompt)
     else:
         ids = prompt_ids(tokenizer, prompt, meta=options["meta"], max_meta_len=options.get("max_meta_len"))
     if not ids:
         raise GenerationError("an empty prompt has nothing to continue; write some text, or leave out -c")
+    return _request(ids, (), tokenizer, options)
+
+
+def answer_request(
+    messages: Sequence[tuple[str, str]], template: ChatTemplate, tokenizer: Tokenizer, options: Options
+) -> Request:
+    """Put messages that are answered, each a role and a content, and infer.py's options into the engine's words.
+
+    Raises:
+        DataError: when the template does not take them.
+    """
+    for _, content in messages:
+        _refuse_surrogates(content)
+    ids, _ = template.prompt_ids(messages)
+    return _request(ids, template.turn_ends(), tokenizer, options)
+
+
+def _refuse_surrogates(prompt: str) -> None:
+    if not prompt.isprintable() and any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise GenerationError("the prompt is not UTF-8; check your terminal's encoding")
+
+
+def _request(ids: list[int], ends: Sequence[int], tokenizer: Tokenizer, options: Options) -> Request:
     how: Options = {
         "max_new_tokens": options["limit"],
         "min_new_tokens": options["min_tokens"],
