@@ -168,4 +168,7 @@ def _how_to_train(prepared: "PreparedData") -> str:
         for split in ("train", "val", "test")
         if prepared.n_documents(split)
     ]
-    return " ".join(["./xlab.py fit --data.vocab_size null", *prefixes])
+    told = prepared.description  # tokens that were framed are opened only by settings that say so
+    framing = [f"--data.meta.{name} {told['meta'][name]}" for name in ("max_meta_len", "drop") if "meta" in told]
+    framing += ["--data.chat.prompt_in_loss false"] if "chat" in told else []
+    return " ".join(["./xlab.py fit --data.vocab_size null", *prefixes, *framing])

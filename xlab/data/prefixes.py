@@ -139,7 +139,7 @@ class PrefixedData(StoredSplits):
                 if stored is None
                 else (
                     f"conversations, of up to {stored.get('max_tokens')} tokens and with a template: set data.chat, "
-                    "and leave its max_tokens and template out"
+                    "such as --data.chat.prompt_in_loss false, and leave its max_tokens and template out"
                 )
             )
             raise DataError(f"{prefix} holds {told}.")
