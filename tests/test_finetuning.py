@@ -113,6 +113,20 @@ def test_validate_alone_gives_the_logged_figures(there: Path) -> None:
         assert figures[name] == pytest.approx(logged[f"val/{name}"], abs=2e-6)
 
 
+def test_evaluate_gives_the_figures_of_validation(there: Path) -> None:
+    chats = [line for line in Path("chats.jsonl").read_text().splitlines() if len(json.loads(line)["messages"]) == 2]
+    Path("short.jsonl").write_text("\n".join(chats))  # none is cut
+    own = ["--data.val_source=ChatRecords", "--data.val_source.paths=short.jsonl"]
+    run("validate", ["--ckpt_path=logs/version_1", *own, "--json=short.json"])
+    validated = json.loads(Path("short.json").read_text())
+    done = CliRunner().invoke(manage, ["evaluate", "logs/version_1", "--chats", "short.jsonl", "--json"])
+    assert done.exit_code == 0, done.output
+    figures = json.loads(done.stdout)["chats"]
+    assert figures["documents"] == len(chats)
+    for name in ("loss", "bits_per_byte", "accuracy"):
+        assert figures[name] == pytest.approx(validated[name], abs=2e-6)
+
+
 def test_only_answers_are_validated(there: Path) -> None:
     datamodule = XLabDataModule.load_from_checkpoint("logs/version_1")
     datamodule.prepare_data()

@@ -54,7 +54,9 @@ class TestEvaluate:
             (["--data", "{corpus}", "--device", "abacus"], "the device 'abacus' is not to be had here"),
             (["--data", "{corpus}", "--limit", "3"], "--limit belongs to --tasks"),
             (["--tasks", "x.yaml", "--stride", "3"], "--stride belongs to --data"),
-            ([], "there is nothing to measure on; give --data FILES, or --tasks NAMES"),
+            ([], "there is nothing to measure on; give --data FILES, --chats FILES, or --tasks NAMES"),
+            (["--data", "{corpus}", "--chats", "a.jsonl", "b.jsonl"], "b.jsonl is of --data or of --chats"),
+            (["--chats", "{corpus}"], "has no column 'messages'; it has text. Give --column."),
             (["{corpus}"], "write --data {corpus}"),
         ],
     )

@@ -1,6 +1,7 @@
 """./manage.py evaluate: a checkpoint's figures on held-out texts and on lm-eval's tasks."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from xlab.transformer.decoder import Decoder
 
 
+_SETTING = re.compile(r"Set data\.source\.(text|messages)_column\.")
+
+
 @click.command("evaluate")
 @click.argument("checkpoint")
 @click.argument("files", nargs=-1)
 @click.option("--data", multiple=True, metavar="FILES…", help="Texts to score: .txt, or .jsonl of one object a line.")
-@click.option("--column", default="text", help="The key of a .jsonl's objects that holds the text.")
+@click.option("--chats", multiple=True, metavar="FILES…", help="Conversations, of which the answers alone count.")
+@click.option("--column", help="The key that holds the text, or a chat's messages.  [default: text, messages]")
 @click.option("--stride", type=int, help="Tokens from one window to the next.  [default: half the model's context]")
 @click.option("--tasks", multiple=True, metavar="NAMES…", help="lm-eval's tasks: names, or YAML files of your own.")
 @click.option("--num-fewshot", type=int, help="Examples before each question of a task.  [default: the task's own]")
@@ -38,9 +43,12 @@ def evaluate(checkpoint: str, debug: bool, as_json: bool, **options: Any) -> Non
     \b
     ./manage.py evaluate logs/version_0 --data held_out/*.txt --stride 64
     ./manage.py evaluate logs/version_0 --data corpus.jsonl --column body --json
+    ./manage.py evaluate logs/version_0 --chats held_out.jsonl
     ./manage.py evaluate logs/version_0 --tasks lambada_openai,arc_easy --limit 100
 
     Each text is scored by itself, from its start token to its end token, every token once. A .txt file is one text.
+    Of conversations (.jsonl, .parquet or .arrow, as ChatRecords reads them) the answers are scored, by the checkpoint's
+    chat template.
     """
     with one_line_errors("manage.py evaluate", debug=debug):
         report = measure(checkpoint, **options)
@@ -52,13 +60,14 @@ def measure(
     *,
     files: tuple[str, ...],
     data: tuple[str, ...],
+    chats: tuple[str, ...],
     tasks: tuple[str, ...],
     device: str,
     batch_size: int,
     allow_module: tuple[str, ...],
     **how: Any,
 ) -> dict[str, Any]:
-    """Give ``checkpoint``, and with them ``data`` (the fields of ``Figures``) and ``tasks`` (metrics by task).
+    """Give ``checkpoint``, and with them ``data`` and ``chats`` (the fields of ``Figures``) and ``tasks``, by task.
 
     Raises:
         ConfigError: for options that cannot mean anything, or when lm-eval is not installed.
@@ -66,13 +75,15 @@ def measure(
         CheckpointError: if the checkpoint cannot be read.
     """
     names = [name for given in tasks for name in given.split(",") if name]
-    if files and not data:
+    if files and not data and not chats:
         raise ConfigError(f"{files[0]} is neither --data nor --tasks; write --data {files[0]}")
-    if not data and not names:
-        raise ConfigError("there is nothing to measure on; give --data FILES, or --tasks NAMES")
-    for option, belongs in (("stride", data), ("num_fewshot", names), ("limit", names)):
+    if files and data and chats:
+        raise ConfigError(f"{files[0]} is of --data or of --chats; write one of them before each file")
+    if not data and not chats and not names:
+        raise ConfigError("there is nothing to measure on; give --data FILES, --chats FILES, or --tasks NAMES")
+    for option, belongs in (("stride", data or chats), ("num_fewshot", names), ("limit", names)):
         if how[option] is not None and not belongs:
-            other = "--data" if option == "stride" else "--tasks"
+            other = "--data or --chats" if option == "stride" else "--tasks"
             raise ConfigError(f"--{option.replace('_', '-')} belongs to {other}, which is not given")
     if names:
         _require_lm_eval()
@@ -82,13 +93,20 @@ def measure(
 
     for module in allow_module:
         checkpoints.allow_module(module)
-    decoder, tokenizer = checkpoints.load(checkpoint, device_of(device))
-    report: dict[str, Any] = {"checkpoint": str(checkpoints.find(checkpoint))}
-    if data:
-        figures = _on_texts(
-            decoder, tokenizer, [*data, *files], column=how["column"], stride=how["stride"], batch_size=batch_size
-        )
-        report["data"] = asdict(figures)
+    where = device_of(device)
+    read = checkpoints.read(checkpoint, map_location=where)
+    decoder, tokenizer = checkpoints.restore(read, where)
+    report: dict[str, Any] = {"checkpoint": str(read.path)}
+    sources = {
+        "data": _texts([*data, *files], how["column"] or "text") if data else [],
+        "chats": _chats([*chats, *files], how["column"] or "messages") if chats else [],
+    }
+    template = read.info.get("chat_template")
+    settings = {"stride": how["stride"], "batch_size": batch_size}
+    settings["chat_template"] = template if isinstance(template, str) else None
+    for kind, listed in sources.items():
+        if listed:
+            report[kind] = asdict(_figures(decoder, tokenizer, listed, settings))
     if names:
         from xlab.evaluation.harness import XLabLM, run_tasks
 
@@ -97,31 +115,31 @@ def measure(
     return report
 
 
-def _on_texts(
-    decoder: "Decoder",
-    tokenizer: "Tokenizer",
-    files: list[str],
-    *,
-    column: str,
-    stride: int | None,
-    batch_size: int,
+def _figures(
+    decoder: "Decoder", tokenizer: "Tokenizer", sources: list["Source"], settings: dict[str, Any]
 ) -> "Figures":
     from xlab.evaluation import evaluate
 
-    lines = [file for file in files if ".jsonl" in Path(file).name]
     try:
-        sources = _sources([file for file in files if file not in lines], lines, column)
-        return evaluate(decoder, tokenizer, _with_progress(sources), stride=stride, batch_size=batch_size)
+        return evaluate(decoder, tokenizer, _with_progress(sources), **settings)
     except DataError as error:
         # here the column is an option, not a setting
-        raise DataError(str(error).replace("Set data.source.text_column.", "Give --column.")) from error
+        raise DataError(_SETTING.sub("Give --column.", str(error))) from error
 
 
-def _sources(texts: list[str], lines: list[str], column: str) -> list["Source"]:
+def _texts(files: list[str], column: str) -> list["Source"]:
     from xlab.data.sources import JsonLines, TextFiles
 
+    lines = [file for file in files if ".jsonl" in Path(file).name]
+    texts = [file for file in files if file not in lines]
     plain: list[Source] = [TextFiles(texts)] if texts else []
     return [*plain, JsonLines(lines, text_column=column)] if lines else plain
+
+
+def _chats(files: list[str], column: str) -> list["Source"]:
+    from xlab.data.sources import ChatRecords
+
+    return [ChatRecords(files, messages_column=column)]
 
 
 def _with_progress(sources: list["Source"]) -> "Iterator[Document]":
@@ -146,7 +164,11 @@ def _require_lm_eval() -> None:
 
 def _lines(report: dict[str, Any]) -> Iterator[str]:
     yield report["checkpoint"]
-    if figures := report.get("data"):
+    kinds = [kind for kind in ("data", "chats") if kind in report]
+    for kind in kinds:
+        figures = report[kind]
+        if len(kinds) > 1:
+            yield kind
         for name, unit, digits in (
             ("loss", "nats a token", ".4f"),
             ("perplexity", "", ",.2f"),

@@ -52,7 +52,9 @@ def _write(checkpoint: str, options: Options) -> None:
     decoder, tokenizer = checkpoints.restore(read, device)
     if options["meta"] is not None:
         options = options | {"max_meta_len": known_meta_len(read)}
-    template = template_of(read, tokenizer) if options["ask"] or options["chat"] else None
+    # -c and --meta speak of a text, which goes on
+    is_answered = options["ask"] or (options["chat"] and not options["continue_text"] and options["meta"] is None)
+    template = template_of(read, tokenizer) if is_answered else None
     if options["ask"] and template is None:
         raise GenerationError(
             "--ask is for models that know a chat template, and this one was never shown a conversation; leave it out"
@@ -155,8 +157,7 @@ def _first(prompt: str, template: ChatTemplate | None, tokenizer: Tokenizer, opt
 
 
 def _talk(template: ChatTemplate | None, tokenizer: Tokenizer, options: Options, max_len: int) -> Talk:
-    # -c and --meta speak of a text, which goes on
-    if template is None or options["continue_text"] or options["meta"] is not None:
+    if template is None:
         return OneText(lambda text: request_of(text, tokenizer, options))
     room = max_len - min(options["limit"], max_len // 2)  # an answer goes on past the context's end, but not at once
     return Conversation(lambda messages: answer_request(messages, template, tokenizer, options), room=room)
