@@ -19,6 +19,7 @@ from xlab.data.chat_template import PLAIN
 from xlab.data.packing import IGNORED
 from xlab.datamodules import XLabDataModule
 from xlab.errors import ConfigError, DataError
+from xlab.interop import export_huggingface
 
 pytestmark = [pytest.mark.filterwarnings(line) for line in LIGHTNING_NOISE]
 
@@ -167,7 +168,13 @@ def test_a_model_s_own_template_is_taken_and_the_user_s_word_is_stronger(there: 
     Path("own.jinja").unlink()
     run("fit", [f"--model.init_from={newest}", *CHAT, *ONCE])
     newest = max(Path("logs").glob("version_*"), key=lambda path: int(path.name.partition("_")[2]))
-    assert checkpoints.read(newest).info["chat_template"].startswith("{% for m in messages %}[{{ m.role }}]")
+    checkpoint = checkpoints.read(newest)
+    assert checkpoint.info["chat_template"].startswith("{% for m in messages %}[{{ m.role }}]")
+    # transformers puts no start before a chat, and this model's all had one
+    Path("hf").mkdir()
+    export_huggingface.write(checkpoint, Path("hf"), dtype=None, max_shard_bytes=10**9)
+    told = json.loads(Path("hf/tokenizer_config.json").read_text())
+    assert told["chat_template"] == "{{ bos_token }}" + checkpoint.info["chat_template"]
 
 
 def test_prepared_conversations_train(there: Path) -> None:

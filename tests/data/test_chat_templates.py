@@ -42,6 +42,12 @@ def test_a_turn_that_ends_in_text_has_no_token(tokenizer: Tokenizer) -> None:
     assert ChatTemplate("{{ raise_exception('no') }}", tokenizer).turn_ends() == ()
 
 
+def test_a_template_may_write_the_start(tokenizer: Tokenizer) -> None:
+    assert ChatTemplate(PLAIN, tokenizer).writes_start()
+    assert not ChatTemplate(CHATML, tokenizer).writes_start()
+    assert ChatTemplate("{{ raise_exception('no') }}", tokenizer).writes_start()
+
+
 def test_the_marks_of_what_is_generated_are_passed_over(tokenizer: Tokenizer) -> None:
     source = "{% for m in messages %}{% generation %}{{ m.content }}!{% endgeneration %}{% endfor %}"
     assert ChatTemplate(source, tokenizer).render([("assistant", "a"), ("user", "b")], asks=False) == "a!b!"

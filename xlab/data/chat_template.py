@@ -101,6 +101,13 @@ class ChatTemplate:
             ids.insert(0, self._tokenizer.sos_id)  # every text that the model has seen began so
         return ids, shown(rendered)
 
+    def writes_start(self) -> bool:
+        """Tell whether it writes the token that begins a text; one that takes no plain question is taken to."""
+        try:
+            return self.render([("user", "What was said?")], asks=True).startswith(self._tokenizer.sos_token)
+        except DataError:
+            return True
+
     def turn_ends(self) -> Sequence[int]:
         """Find the special token that the template writes behind what the assistant says, if it does: its id.
 

@@ -10,6 +10,7 @@ import torch
 
 from xlab import factories
 from xlab.checkpoints import Checkpoint, restore_tokenizer
+from xlab.data.chat_template import ChatTemplate
 from xlab.data.tokenizers import Tokenizer
 from xlab.interop.errors import ConversionError
 from xlab.interop.families import Family, TensorRule, fitting
@@ -92,7 +93,6 @@ def _role_ids(tokenizer: Tokenizer, vocab_size: int) -> dict[str, int]:
 
 
 def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, Any]:
-    template = checkpoint.info.get("chat_template")
     return {
         # the class that takes tokenizer.json as it is, whatever the model
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -102,8 +102,20 @@ def _tokenizer_config(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str,
         "model_max_length": checkpoint.model["max_len"],
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
-        **({"chat_template": template} if isinstance(template, str) else {}),
+        **_chat_template(checkpoint, tokenizer),
     }
+
+
+def _chat_template(checkpoint: Checkpoint, tokenizer: Tokenizer) -> dict[str, str]:
+    """Give the chat template, if there is one.
+
+    transformers puts nothing before what it writes, so that of a model that learnt conversations here writes the start.
+    """
+    template = checkpoint.info.get("chat_template")
+    if not isinstance(template, str):
+        return {}
+    begins = not checkpoint.data.get("chat") or ChatTemplate(template, tokenizer).writes_start()
+    return {"chat_template": template if begins else "{{ bos_token }}" + template}
 
 
 def _with_start(tokenizer: Tokenizer, roles: Mapping[str, int]) -> str:
