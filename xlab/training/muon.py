@@ -14,6 +14,7 @@ from torch.optim import AdamW, Optimizer
 
 from xlab.errors import ConfigError
 from xlab.training.optimizers import FACTOR, PARTS, TABLES, WIDENING
+from xlab.training.precision import fast_dtype
 
 # of the quintic that drives singular values towards 1 the faster the smaller they are (Jordan et al. 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -157,16 +158,6 @@ def orthogonalised(matrices: Sequence[Tensor], *, ns_steps: int = 5, dtype: torc
             for i, result in zip(some, _newton_schulz(batch, ns_steps), strict=True):
                 made[i] = result if matrices[i].size(0) == n_rows else result.mT
     return [made[i] for i in range(len(matrices))]
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """Give bf16 where the device has instructions for it, else fp32."""
-    if device.type == "cuda":
-        has_bf16 = torch.cuda.get_device_capability(device) >= (8, 0)
-    else:
-        # oneDNN's own answer would count processors that imitate bf16
-        has_bf16 = device.type == "cpu" and bool(getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
-    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def _newton_schulz(x: Tensor, ns_steps: int) -> Tensor:
