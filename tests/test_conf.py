@@ -101,6 +101,7 @@ def test_a_yaml_trains(corpora: Path, file: str, source: list[str]) -> None:
         ("extra/early_stopping.yaml", "logs/version_0/checkpoints/best.ckpt"),
         ("extra/checkpoints.yaml", "logs/version_0/checkpoints/last.ckpt"),
         ("extra/skip_spikes.yaml", "logs/version_0/checkpoints/last.ckpt"),
+        ("extra/activation_checkpointing.yaml", "logs/version_0/checkpoints/last.ckpt"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:(wandb|mlflow)")  # what the packages say of their own

@@ -95,6 +95,7 @@ class Decoder(nn.Module):
         self.vocab_size, self.max_len, self.n_layers = vocab_size, max_len, n_layers
         self.embedding_scale, self.logit_scale, self.logit_cap = embedding_scale, logit_scale, logit_cap
         self.initialisation = initialisation()
+        self.run_block: Callable[[nn.Module, Tensor, Context], Tensor] = run_block
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.embedding_norm = None if embedding_norm is None else embedding_norm(d_model)
         self.dropout = nn.Dropout(dropout)
@@ -166,7 +167,7 @@ class Decoder(nn.Module):
         x = self.position.embed(self.embedded(ids), placement.positions)  # (B, T, D)
         x = context.embedded = self.dropout(x)
         for block in self.blocks:
-            x = block(x, context)
+            x = self.run_block(block, x, context)
         normalised: Tensor = self.norm(x)
         return normalised
 
@@ -222,3 +223,9 @@ class Decoder(nn.Module):
     def reset_parameters(self) -> None:
         """Start anew, as the initialisation has it; after ``to_empty`` this fills everything."""
         self.initialisation(self)
+
+
+def run_block(block: nn.Module, x: Tensor, context: Context) -> Tensor:
+    """Pass (B, T, D) through a block as it is; ``Decoder.run_block`` may be another way of doing so."""
+    y: Tensor = block(x, context)
+    return y
