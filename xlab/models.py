@@ -21,6 +21,7 @@ from xlab.interop import huggingface
 from xlab.interop.published import PublishedModel
 from xlab.training.allocator import keep_freed_memory
 from xlab.training.averaging import refuse_without_average
+from xlab.training.compiling import TrainingPass
 from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
@@ -127,6 +128,7 @@ class XLabModel(LightningModule):
         refuse_beyond_memory(settings, checkpoints.build_decoder)
         self.decoder = checkpoints.build_decoder(settings)
         self.objective: Objective = factories.build(settings["objective"])
+        self.training_pass = TrainingPass(self.decoder, self.objective)
         self.metrics = TokenMetrics()
         self._chat_template: str | None = None  # of the model that it starts from, handed on to its checkpoints
         if init_from is not None:
@@ -214,8 +216,7 @@ class XLabModel(LightningModule):
         here, and the gradients are corrected in ``on_before_optimizer_step``.
         """
         targets = batch["targets"]
-        hidden = self.decoder.hidden(batch["inputs"], documents=batch.get("documents"))
-        loss: Tensor = self.objective(hidden, self.decoder.head, batch)
+        loss = self.training_pass(batch)
         tokens = (targets != IGNORED).sum()
         auxiliary = self._auxiliary(tokens)
         if self._step_loss is None or self._step_tokens is None:
@@ -436,6 +437,7 @@ class XLabModel(LightningModule):
             "step": self.trainer.global_step,
             "metrics": logged,
             "precision": str(self.trainer.precision),
+            "compiled": self.training_pass.is_compiled,
             "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,
             "torch_version": str(torch.__version__),  # its own kind of text could not be read back

@@ -90,7 +90,9 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         trainer = {"precision": checkpoint.info.get("precision")}
         if subcommand == "validate":
             trainer["limit_val_batches"] = checkpoint.info.get("limit_val_batches")
-        proposed = {"data": checkpoint.data, "trainer": trainer}
+        proposed: Settings = {"data": checkpoint.data, "trainer": trainer}
+        if subcommand == "fit":  # one rounds otherwise than the other
+            proposed["compile"] = checkpoint.info.get("compiled", False)
         return proposed, {"model": model, "data": _tokens_of(checkpoint) | {"seq_len": checkpoint.model["max_len"]}}
     if (path := told.get("model.init_from")) is not None:
         checkpoint = checkpoints.read(str(path))

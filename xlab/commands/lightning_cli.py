@@ -7,7 +7,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
@@ -19,6 +19,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from xlab import checkpoints
 from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, WholeFiles, shown
 from xlab.commands.console import INTERRUPTED, TERMINATED
+from xlab.commands.fast import choose, compile_where_it_pays, line
 from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser, raise_own_words
 from xlab.commands.train import SUMMARIES
@@ -51,6 +52,7 @@ class XLabCLI(LightningCLI):
     """
 
     _run_folder: Path | None = None
+    _peak: PeakFlops
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -70,6 +72,8 @@ class XLabCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        help_text = "Compile training steps: true, false, or auto: where the run is long enough for it to pay."
+        parser.add_argument("--compile", type=bool | Literal["auto"], default="auto", help=help_text)
         if subcommand in ("validate", "test"):
             parser.add_argument("--json", type=str | None, default=None, help="File to write the figures to.")
         if subcommand == "predict":
@@ -80,6 +84,8 @@ class XLabCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         subcommand, *given = args
         self.config = parser.parse_args(layered(subcommand, given))
+        if subcommand == "fit":
+            choose(self.config[subcommand])
 
     def _set_seed(self) -> None:
         try:
@@ -143,7 +149,7 @@ class XLabCLI(LightningCLI):
         """Give what every run has, but for what the user chose in another way."""
         path = self._get(self.config, "ckpt_path")
         earlier = Run(resumable(path).parent.parent).record if path else {}
-        peak = PeakFlops(earlier.get("peak"))
+        peak = self._peak = PeakFlops(earlier.get("peak"))
         own = [Throughput(peak), LearningRates(), ValidateAtEnd(), InterruptNotice()]
         own.append(RunRecord(folder, path and str(path), peak))
         if not any(isinstance(callback, SpikePolicy) for callback in asked):
@@ -186,6 +192,7 @@ class XLabCLI(LightningCLI):
             if Run(file.parent.parent).status == "killed":
                 remove_leftovers(file.parent)
         self._introduce()
+        self._compile()
 
     def before_validate(self) -> None:
         self.datamodule.prepare_data()
@@ -231,6 +238,15 @@ class XLabCLI(LightningCLI):
         tokens = ", ".join(f"{split} {sizes['tokens']:,}" for split, sizes in data.items())
         weights = sum(weight.numel() for weight in self.model.decoder.parameters())
         print(f"model: {weights:,} parameters; tokens: {tokens}", file=sys.stderr)
+
+    def _compile(self) -> None:
+        config = self.config["fit"]
+        reason = compile_where_it_pays(config["compile"], self.trainer, self.model, self.datamodule, self._peak)
+        # what the run's configuration is to repeat, and a checkpoint to go on with
+        config["compile"] = self.model.training_pass.is_compiled
+        optimizer = self.model.hparams["optimizer"]
+        told = line(str(self.trainer.precision), optimizer, compiled=config["compile"], reason=reason)
+        rank_zero_only(print)(told, file=sys.stderr)
 
     def _refuse_useless_resumption(self, checkpoint: checkpoints.Checkpoint) -> None:
         step = checkpoint.info["step"]

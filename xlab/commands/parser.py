@@ -29,7 +29,7 @@ _SAID = re.compile(r"^\s*- (?P<words>.+)$", re.MULTILINE)  # of a union, by each
 _CHOICES = re.compile(r"Literal\[([^\]]*)\]")
 _LINKED = re.compile(r"Linked \"(?P<target>[\w.]+)\" must be given via \"(?P<source>[\w.]+)\"")
 
-_SETTINGS = ("config", "print_config", "seed_everything", "ckpt_path", "json", "output")
+_SETTINGS = ("config", "print_config", "seed_everything", "ckpt_path", "compile", "json", "output")
 _TRAINER = {
     f"trainer.{name}"
     for name in (

@@ -38,14 +38,15 @@ class KeyRanges:
     ) -> None:
         self.earliest, self._bias = earliest, bias
         self._places = torch.arange(earliest.size(1), device=earliest.device)
-        if firsts is not None:
-            self._firsts = list(firsts)
+        self._firsts: list[int] | None = None if firsts is None else list(firsts)
 
-    @functools.cached_property
-    def _firsts(self) -> list[int]:
-        padded = torch.split(self.earliest, QUERIES_AT_ONCE, dim=1)
-        firsts: list[int] = torch.stack([block.amin() for block in padded]).tolist()
-        return firsts
+    def _first_keys(self) -> list[int]:
+        if torch.compiler.is_compiling():  # which cannot look at data: the mask alone says who is seen
+            return [0] * -(-self.earliest.size(1) // QUERIES_AT_ONCE)
+        if self._firsts is None:
+            padded = torch.split(self.earliest, QUERIES_AT_ONCE, dim=1)
+            self._firsts = torch.stack([block.amin() for block in padded]).tolist()
+        return self._firsts
 
     def visible(self, start: int, first: int, end: int) -> Tensor:
         """Which of the keys ``first`` … ``end`` the queries ``start`` … ``end`` may see, (B or 1, 1, T, S)."""
@@ -68,7 +69,7 @@ class KeyRanges:
         if queries.is_cuda and is_simple and queries.size(-1) >= _SMALLEST_HEAD:
             return self.by_flex(queries, keys, values, kernel, enable_gqa=enable_gqa)
         mixed = []
-        for start, first in zip(range(0, queries.size(2), QUERIES_AT_ONCE), self._firsts, strict=True):
+        for start, first in zip(range(0, queries.size(2), QUERIES_AT_ONCE), self._first_keys(), strict=True):
             end = min(start + QUERIES_AT_ONCE, queries.size(2))
             mask = self.visible(start, first, end)
             if self._bias is not None:
