@@ -95,7 +95,7 @@ def _train(
     environments = slots(parallel)
     command = [*fit_command(), *trusted(modules)]
     before = known_plan(folder)
-    base = base_of(arguments)
+    base = base_of(arguments, amount)
     counter = StepCounter(amount, environments[0], modules)
     pairs = [(variant, place) for variant in changes for place in places]
     members = list(members_of(base, pairs, counter, before, allow_data=allow_data))

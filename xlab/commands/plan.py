@@ -74,4 +74,4 @@ def settings_of(arguments: tuple[str, ...], modules: tuple[str, ...] = ()) -> "S
     config = cli.config["fit"]
     datamodule = data_from(cli)
     model = factories.plain(config.model.as_dict(), "model") | {"vocab_size": datamodule.vocab_size}
-    return Settings(arguments, model, config.trainer.as_dict(), datamodule, modules)
+    return Settings(arguments, model, config.trainer.as_dict(), datamodule, modules, config.compile)

@@ -73,7 +73,7 @@ def _search(
     if trials < 1:
         raise ConfigError(f"--trials must be at least 1, got {trials}")
     command = [*fit_command(), *trusted(modules)]
-    base = base_of(arguments)
+    base = base_of(arguments, amount)
     counter = StepCounter(amount, environments[0], modules)
 
     def make(words: Sequence[str]) -> tuple[dict[str, Any], int]:

@@ -34,8 +34,10 @@ class Base:
     datamodule: "XLabDataModule"
 
 
-def base_of(arguments: Sequence[str]) -> Base:
+def base_of(arguments: Sequence[str], budget: "Budget | None" = None) -> Base:
     """Read ``BASE.yaml [--key value …]``, and prepare its data.
+
+    Whether trials of a time are compiled is decided here, for all: what their steps take is measured the same way.
 
     Raises:
         ConfigError: for settings that cannot be, or that leave nothing to an experiment.
@@ -43,6 +45,11 @@ def base_of(arguments: Sequence[str]) -> Base:
     """
     words = _words(arguments)
     settings = settings_of(words)
+    if settings["compile"] == "auto" and budget is not None and budget.of == "seconds":
+        from xlab.training.compiling import pays
+
+        words.insert(2, f"--compile={str(pays(budget.amount, settings['model']['n_layers'])).lower()}")
+        settings = settings_of(words)
     for name in ("pytorch", "fabric"):  # which would tell of a seed, and of a trainer that only counts devices
         logging.getLogger(f"lightning.{name}").setLevel(logging.WARNING)
     trainer = settings["trainer"]

@@ -1,16 +1,21 @@
 """What a run will take and see, before anything expensive: counted, computed, measured on a few steps, or estimated."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from xlab import checkpoints, factories
 from xlab.errors import ConfigError
 from xlab.lab.parameters import by_part
-from xlab.lab.plan_course import Course, Settings, make_course
+from xlab.lab.plan_course import Course, Settings, make_course, max_seconds
 from xlab.lab.plan_data import DataPlan, data_plan
 from xlab.lab.plan_lint import Finding, lint
 from xlab.lab.plan_memory import StepMemory, step_memory
+from xlab.lab.plan_steps import batch_shape
 from xlab.lab.plan_time import Spread, StepTimes, measure
+from xlab.training.compiling import eager_seconds, pays
+from xlab.training.peak import PeakFlops
+from xlab.training.precision import device_of
 from xlab.training.run_length import RunLength
 from xlab.training.schedules import Schedule
 from xlab.transformer.flops import flops_per_token
@@ -127,12 +132,29 @@ def make_plan(settings: Settings, *, seconds: float | None = 10.0, token_batch: 
     flops = flops_per_token(decoder, int(settings.data["seq_len"]))
     data = data_plan(settings.datamodule, settings.root)
     memory, unknown = _memory(settings)
-    times = None if seconds is None else measure(settings.arguments, seconds=seconds, modules=settings.modules)
+    times = None
+    if seconds is not None:
+        steps = make_course(settings, data, None).scheduled_steps
+        arguments = [*settings.arguments, f"--compile={str(_compiles(settings, flops, steps)).lower()}"]
+        times = measure(arguments, seconds=seconds, modules=settings.modules)
     course = make_course(settings, data, times)
     schedule, schedule_error = _schedule(settings, course)
     plan = Plan(settings, parameters, flops, course, data, memory, unknown, times, schedule, schedule_error)
     plan.findings.extend(lint(plan, token_batch=token_batch))
     return plan
+
+
+def _compiles(settings: Settings, flops_per_token: int, steps: int | None) -> bool:
+    """Tell whether the run will be compiled, as far as its length decides."""
+    device = device_of(settings.trainer.get("accelerator", "auto"))
+    if isinstance(settings.compile, bool) or device is None:
+        return settings.compile is True
+    rows, seq_len = batch_shape(settings.data)
+    tokens = math.inf if steps is None else float(steps * settings.accumulated * rows * seq_len)
+    peak = PeakFlops().measured(device, str(settings.trainer.get("precision")))["flops_per_s"]
+    limit = max_seconds(settings.trainer.get("max_time"))
+    seconds = min(eager_seconds(flops_per_token * tokens, peak), math.inf if limit is None else limit)
+    return pays(seconds, int(settings.model["n_layers"]))
 
 
 def _schedule(settings: Settings, course: Course) -> tuple[Schedule | None, str | None]:

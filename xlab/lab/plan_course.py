@@ -30,6 +30,7 @@ class Settings:
         trainer: the settings of Lightning's Trainer, as plain data.
         datamodule: made, and not prepared.
         modules: whose classes a checkpoint may name.
+        compile: true, false, or "auto".
     """
 
     arguments: Sequence[str]
@@ -37,6 +38,7 @@ class Settings:
     trainer: Mapping[str, Any]
     datamodule: XLabDataModule
     modules: Sequence[str] = ()
+    compile: bool | str = "auto"
 
     @property
     def data(self) -> Mapping[str, Any]:
@@ -199,7 +201,7 @@ def _validations(settings: Settings, steps: int, epoch: int | None, *, is_stoppe
 
 def _steps_in_time(settings: Settings, times: StepTimes, val_batches: int, epoch: int | None) -> int | None:
     """Give the steps that ``max_time`` leaves room for, with their share of validations and checkpoints."""
-    limit = _max_seconds(settings.trainer.get("max_time"))
+    limit = max_seconds(settings.trainer.get("max_time"))
     if limit is None:
         return None
     interval, each = validation_interval(settings, epoch), 0.0
@@ -209,7 +211,7 @@ def _steps_in_time(settings: Settings, times: StepTimes, val_batches: int, epoch
     return max(int(limit / (times.step.median + each)), 1)
 
 
-def _max_seconds(limit: Any) -> float | None:
+def max_seconds(limit: Any) -> float | None:
     """Read ``trainer.max_time``: DD:HH:MM:SS, or the arguments of a timedelta."""
     if limit is None:
         return None

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xlab import checkpoints
-from xlab.lab.plan_steps import packing_of
+from xlab.lab.plan_steps import of_a_step, packing_of
 from xlab.training.schedules import Constant
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ def _context(plan: "Plan") -> Iterator[Finding]:
 
 def _callbacks(plan: "Plan") -> Iterator[Finding]:
     given = plan.settings.trainer.get("callbacks")
-    own = given if isinstance(given, list) else [given] if given else []
+    timed = of_a_step(given) or []
+    own = [one for one in (given if isinstance(given, list) else [given] if given else []) if one not in timed]
     if own and plan.times is not None:
         paths = (str(one.get("class_path") if isinstance(one, dict) else type(one).__name__) for one in own)
         names = ", ".join(path.rpartition(".")[2] for path in paths)

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_iter
 
 from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED
-from xlab.lab.plan_steps import batch_shape
+from xlab.lab.plan_steps import batch_shape, of_a_step
+from xlab.training.activation_checkpointing import recompute
 from xlab.training.objectives import Objective
 from xlab.training.optimizers import decay_groups, hold_still
 from xlab.transformer.decoder import Decoder
@@ -87,7 +88,8 @@ def step_memory(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, 
     Args:
         model: the settings of XLabModel as plain data, ``vocab_size`` and ``max_len`` among them.
         data: the settings of XLabDataModule.
-        trainer: ``precision``, ``accumulate_grad_batches``, ``gradient_clip_val``.
+        trainer: ``precision``, ``accumulate_grad_batches``, ``gradient_clip_val``, and among its ``callbacks`` perhaps
+            one that recomputes activations.
 
     Raises:
         ConfigError: when the settings make no model.
@@ -102,6 +104,8 @@ def step_memory(model: dict[str, Any], data: dict[str, Any], trainer: dict[str, 
         hold_still(decoder, model.get("freeze") or [])
         for layer in mixtures(decoder):
             layer.__class__ = _EvenlyLoaded
+        for callback in of_a_step(trainer.get("callbacks")) or []:
+            recompute(decoder, **(callback.get("init_args") or {}))
         objective = factories.build(model["objective"])
         weights = ledger.live
         with_documents = bool(data.get("document_mask"))

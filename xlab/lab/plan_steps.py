@@ -4,6 +4,7 @@ Letters: B windows, T positions, V vocabulary.
 """
 
 import io
+import statistics
 import time
 from collections.abc import Sized
 from pathlib import Path
@@ -16,6 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 from xlab import factories
 from xlab.data.packing import Batch, Packing
 from xlab.datamodules import XLabDataModule
+from xlab.factories import class_path
+from xlab.training.activation_checkpointing import ActivationCheckpointing
 from xlab.training.schedules import Schedule
 
 WARM_UP = 3  # steps: the first makes the optimiser's buffers, the rest settle the allocator
@@ -109,6 +112,13 @@ def packing_of(settings: Any) -> Packing:
     return packing if isinstance(packing, Packing) else cast(Packing, factories.build(packing))
 
 
+def of_a_step(callbacks: Any) -> list[Any] | None:
+    """Give those of a run's callbacks, as settings, without which its steps are others: what recomputes activations."""
+    given = callbacks if isinstance(callbacks, list) else [callbacks]
+    own = [one for one in given if hasattr(one, "get") and one.get("class_path") == class_path(ActivationCheckpointing)]
+    return own or None
+
+
 def has_validation(datamodule: XLabDataModule) -> bool:
     """Tell whether a datamodule has, or will have, something to validate on."""
     return "val" in (datamodule.prefixes or datamodule.corpus.splits())
@@ -118,29 +128,40 @@ class StepTimer(Callback):
     """Time optimiser steps, then the batches of one validation, and end the run.
 
     Args:
-        seconds: how long to go on timing steps beyond the ``LEAST``.
+        seconds: how long to go on timing steps beyond the ``least``.
+        warm_up: steps that are not timed.
+        least: steps that are timed in any case.
     """
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, *, warm_up: int = WARM_UP, least: int = LEAST) -> None:
+        self._seconds, self._warm_up, self._least = seconds, warm_up, least
+        self._first: float | None = None  # seconds of the first step
         self._last: float | None = None
         self._step = 0
         self.steps: list[float] = []
         self.validation_batches: list[float] = []
         self.started: float | None = None  # seconds since the epoch
 
+    @property
+    def compiling(self) -> float:
+        """What the first step took beyond the others, in seconds: making of buffers, and compiling."""
+        return max((self._first or 0.0) - statistics.median(self.steps), 0.0)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.started = time.time()
+        self._lap(pl_module)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any, **__: Any) -> None:
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         lap = self._lap(pl_module)
-        if self._step <= WARM_UP or lap is None:
+        if self._step == 1:
+            self._first = lap
+        if self._step <= self._warm_up or lap is None:
             return
         self.steps.append(lap)
-        enough = len(self.steps) >= LEAST and sum(self.steps) >= self._seconds
+        enough = len(self.steps) >= self._least and sum(self.steps) >= self._seconds
         # all ranks end at the same step, or they would wait for each other
         if trainer.strategy.reduce_boolean_decision(enough or len(self.steps) >= MOST, all=False):
             trainer.should_stop = True

@@ -18,6 +18,11 @@ from xlab.errors import ConfigError
 
 # by its name, since the laboratory may not import the commands: it parses settings as fit does
 _WORKER = "xlab.commands.plan_steps"
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|MemoryError|bad_alloc", re.IGNORECASE)
+
+
+class MemoryShortageError(ConfigError):
+    """A step took more memory than there is, and its process was ended by that."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +104,33 @@ def measure(settings: Sequence[str], *, seconds: float = 10.0, modules: Sequence
         modules: whose classes a checkpoint in the settings may name.
 
     Raises:
+        MemoryShortageError: when there is no memory for a step.
         ConfigError: when the settings cannot be trained, in the words of the process.
     """
+    return _read(_worker(settings, f"--seconds={seconds}", modules=modules))
+
+
+def measure_memory(settings: Sequence[str], *, modules: Sequence[str] = ()) -> int:
+    """Train two steps and validate, as ``measure`` does, and give the bytes that it took above the imports.
+
+    Args:
+        settings: the arguments of ``xlab.py fit``.
+        modules: whose classes a checkpoint in the settings may name.
+
+    Raises:
+        MemoryShortageError: when there is no memory for it.
+        ConfigError: when the settings cannot be trained, or the system does not tell what a process takes.
+    """
+    peak = _read(_worker(settings, "--seconds=0", "--memory-only", modules=modules)).peak_bytes
+    if peak is None:
+        raise ConfigError("this system does not tell how much memory a process takes; on Linux it does")
+    return peak
+
+
+def _worker(settings: Sequence[str], *options: str, modules: Sequence[str]) -> str:
+    """Run the process that trains a few steps; give what it prints."""
     trusted = [f"--allow-module={module}" for module in modules]
-    command = [sys.executable, "-m", _WORKER, f"--seconds={seconds}", *trusted, "--", *settings]
+    command = [sys.executable, "-m", _WORKER, *options, *trusted, "--", *settings]
     # the process must find this very XLab, wherever it is started
     paths = [str(Path(xlab.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
@@ -123,8 +151,10 @@ def measure(settings: Sequence[str], *, seconds: float = 10.0, modules: Sequence
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     if process.returncode != 0:
-        raise ConfigError(_last_words(said, process.returncode))
-    return _read(output)
+        words = _last_words(said, process.returncode)
+        was_killed = process.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+        raise (MemoryShortageError if was_killed or _NO_MEMORY.search(words) else ConfigError)(words)
+    return output
 
 
 def _read(output: str) -> StepTimes:
