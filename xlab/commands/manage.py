@@ -3,6 +3,7 @@
 import click
 
 from xlab.commands.ablate import ablate
+from xlab.commands.batch_size import batch_size
 from xlab.commands.compare import compare
 from xlab.commands.data_report import data_report
 from xlab.commands.evaluate import evaluate
@@ -27,7 +28,7 @@ def main() -> None:
 
 
 OF_DATA = (train_tokenizer, prepare_data, validate_data, data_report)
-OF_RUNS = (plan, ablate, sweep, scaling, mup_check, compare, runs, report, verify_resume)
+OF_RUNS = (plan, batch_size, ablate, sweep, scaling, mup_check, compare, runs, report, verify_resume)
 OF_CHECKPOINTS = (evaluate, inspect, export_checkpoint, import_checkpoint)
 for command in (*OF_DATA, *OF_RUNS, *OF_CHECKPOINTS):
     main.add_command(command)

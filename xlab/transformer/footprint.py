@@ -136,6 +136,23 @@ def machine_memory() -> int:
         return physical
 
 
+def free_memory(device: torch.device | None = None) -> int:
+    """Give the bytes that are free: of a GPU, or else of this machine or as much of it as its container may still use.
+
+    On a system that does not tell what is free, all there is.
+    """
+    if device is not None and device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    free = machine_memory()
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = min(free, *(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")), free)
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii"))
+        return min(free, limit - int(Path("/sys/fs/cgroup/memory.current").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # another system, or no container with a limit
+        return free
+
+
 def claims_too_much(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str | None:
     """Name what a file asks for and does not hold: layers without weights, or one number shown as many.
 
