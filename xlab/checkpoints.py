@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xlab import __version__, factories
+from xlab import __version__, factories, sharded_checkpoints
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import CheckpointError, ConfigError, DataError
+from xlab.sharded_checkpoints import is_sharded
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.footprint import claims_too_much, refuse_beyond_memory
 from xlab.transformer.lora import LoRA
@@ -95,13 +96,13 @@ def find(path: str | Path, *, names: Sequence[str] = ("best.ckpt", "last.ckpt"))
     if "://" in str(path):
         raise CheckpointError(f"{path} is an address; download the checkpoint and give the file's path")
     path = Path(path)
-    if path.is_file():
+    if path.is_file() or is_sharded(path):
         return path
     if not path.exists():
         raise CheckpointError(f"there is no checkpoint {path}")
     for folder in (path / "checkpoints", path):
         for name in names:
-            if (folder / name).is_file():
+            if (folder / name).is_file() or is_sharded(folder / name):
                 return folder / name
     raise CheckpointError(f"{path} is a folder without checkpoints/{' or checkpoints/'.join(names)}; name the file")
 
@@ -110,15 +111,15 @@ def read(path: str | Path, map_location: Any = "cpu") -> Checkpoint:
     """Read a checkpoint, weights-only, and check that its classes may be imported before any is.
 
     Args:
-        path: a ``.ckpt``, a ``.pt``, or a run folder.
-        map_location: where the weights go, as in ``torch.load``.
+        path: a ``.ckpt`` (a file, or the folder that several ranks wrote), a ``.pt``, or a run folder.
+        map_location: where the weights go, as in ``torch.load``; those of a folder are in ordinary memory.
 
     Raises:
         CheckpointError: if it is missing, cut short, no checkpoint of XLab's, made by a newer XLab, would have to be
             unpickled, or names a class outside the allow-list.
     """
     path = find(path)
-    content = _load(path, map_location)
+    content = sharded_checkpoints.read(path) if is_sharded(path) else _load(path, map_location)
     head = content.get("xlab") if isinstance(content, dict) else None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(head, dict) or not isinstance(state, dict):

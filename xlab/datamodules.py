@@ -19,6 +19,7 @@ from xlab.data.prefixes import PrefixedData, chat_beside, tokenizer_beside
 from xlab.data.preparation import prepare
 from xlab.data.prepared import StoredSplits
 from xlab.data.prompts import Prompts
+from xlab.data.ranks import data_ranks
 from xlab.data.sampler import EvalBatchSampler, TrainBatchSampler
 from xlab.data.sources import PythonDocs, Source
 from xlab.data.splits import Corpus
@@ -373,7 +374,8 @@ class XLabDataModule(LightningDataModule):
     def _ranks(self) -> dict[str, int]:
         if self.trainer is None:
             return {"rank": 0, "world_size": 1}
-        return {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        rank, world_size = data_ranks(self.trainer)
+        return {"rank": rank, "world_size": world_size}
 
     def _loader(self, windows: Windows, sampler: TrainBatchSampler | EvalBatchSampler) -> DataLoader[Batch]:
         workers = self.hparams["num_workers"]

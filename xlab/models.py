@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from xlab import checkpoints, factories
 from xlab.data.packing import IGNORED, Batch
+from xlab.data.ranks import data_ranks
 from xlab.errors import CheckpointError, ConfigError, DataError
 from xlab.interop import huggingface
 from xlab.interop.published import PublishedModel
@@ -29,6 +30,7 @@ from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_
 from xlab.training.optimizers_average import callbacks_of
 from xlab.training.run_length import RunLength
 from xlab.training.schedules import Cosine, Schedule
+from xlab.training.sharding import Sharding, laid_as, local, shard
 from xlab.training.spikes import StepFigures, accepted, gradient_norm
 from xlab.transformer.attention import Attention, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
@@ -146,6 +148,7 @@ class XLabModel(LightningModule):
         hold_still(self, settings["freeze"] or [])
         self._groups()  # says which pattern of learning_rates matches nothing
         self._mixtures = mixtures(self.decoder)
+        self.sharding: Sharding | None = None  # of the weights over ranks, where a strategy asks for it
         self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
         self._step_tokens: Tensor | None = None  # and of predicted tokens
         self._gradient_norm: Tensor  # of the step's gradients, before clipping: a scalar
@@ -174,6 +177,15 @@ class XLabModel(LightningModule):
             raise CheckpointError(f"{checkpoint.path}: its settings build no model: {error}") from error
         checkpoints.fill(model.decoder, checkpoint)
         return model.to(map_location) if map_location is not None else model
+
+    def configure_model(self) -> None:
+        """Shard the weights, if the trainer's strategy has a mesh of ranks to lay them on.
+
+        Raises:
+            ConfigError: naming what cannot be sharded.
+        """
+        if self.device_mesh is not None and self.sharding is None:
+            self.sharding = shard(self, self.trainer, self.device_mesh)
 
     @property
     def vocab_size(self) -> int:
@@ -246,15 +258,17 @@ class XLabModel(LightningModule):
         sums = torch.stack([self._step_loss.float(), self._step_tokens.float()])
         if self._step_routing is not None:
             sums = torch.cat([sums, self._step_routing.float()])
+        _, data_size = data_ranks(self.trainer)
         if self.trainer.world_size > 1:
             sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
+            sums = sums * (data_size / self.trainer.world_size)  # what several ranks read alike counts once
         loss, tokens, *routing = sums.tolist()
         self._step_loss = self._step_tokens = self._step_routing = None
-        # Lightning divided by the accumulation, DDP by the world size
-        divided = self.max_len * self.trainer.accumulate_grad_batches * self.trainer.world_size
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        # Lightning divided by the accumulation, DDP and FSDP by the ranks that share the data
+        divided = self.max_len * self.trainer.accumulate_grad_batches * data_size
+        gradients = self._gradients()
         torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
-        self._gradient_norm = gradient_norm(gradients)
+        self._gradient_norm = gradient_norm(gradients) if self.sharding is None else self.sharding.gradient_norm(self)
         figures = StepFigures(self.trainer.global_step, loss / max(tokens, 1.0), float(self._gradient_norm))
         if not accepted(self.trainer, figures):
             self.zero_grad()  # an optimiser leaves a parameter without a gradient as it is, and its state, too
@@ -266,6 +280,12 @@ class XLabModel(LightningModule):
             self.log(f"train/{name}", figure / max(tokens, 1.0))
         self.log("lr", base_rate(optimizer.param_groups[0]))
 
+    def _gradients(self) -> list[Tensor]:
+        """What this rank holds of the gradients, to be changed in place."""
+        if self.sharding is not None:
+            self.sharding.add_up(self)
+        return [local(parameter.grad) for parameter in self.parameters() if parameter.grad is not None]
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
@@ -275,6 +295,9 @@ class XLabModel(LightningModule):
         """Clip as the trainer was told."""
         by_value = str(gradient_clip_algorithm or "norm").endswith("value")
         if (gradient_clip_val or 0) > 0 and str(self.trainer.precision) != "16-mixed" and not by_value:
+            if self.sharding is not None:
+                self.sharding.clip(self, float(gradient_clip_val or 0), self._gradient_norm)
+                return
             # the norm is known already; and Lightning refuses fused optimisers under any mixed precision, for the sake
             # of fp16's loss scaling
             nn.utils.clip_grads_with_norm_(self.parameters(), float(gradient_clip_val or 0), self._gradient_norm)
@@ -357,8 +380,9 @@ class XLabModel(LightningModule):
 
         And let dropout draw differently on each rank: all were seeded alike, for the same initial weights.
         """
-        if self.trainer.global_rank:
-            torch.manual_seed(torch.initial_seed() + self.trainer.global_rank)
+        rank, _ = data_ranks(self.trainer)
+        if rank:
+            torch.manual_seed(torch.initial_seed() + rank)
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if not isinstance(scheduler, LambdaLR):  # a subclass's own: its state is as it was restored
@@ -388,12 +412,21 @@ class XLabModel(LightningModule):
             return
         moments, self._resumed = self._resumed, None
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        if rank < len(moments):  # a rank that was not there keeps the draws it was seeded with
-            torch.set_rng_state(moments[rank]["rng"].cpu())
-            if self.device.type == "cuda" and "cuda_rng" in moments[rank]:
-                torch.cuda.set_rng_state(moments[rank]["cuda_rng"].cpu(), self.device)
+        own, _ = data_ranks(self.trainer)
+        # who reads the same data draws the same; a rank that was not there keeps the draws it was seeded with
+        draws = next((moment for n, moment in enumerate(moments) if moment.get("data_rank", n) == own), None)
+        if draws is not None:
+            torch.set_rng_state(draws["rng"].cpu())
+            if self.device.type == "cuda" and "cuda_rng" in draws:
+                torch.cuda.set_rng_state(draws["cuda_rng"].cpu(), self.device)
         if "gradients" not in moments[0]:
             return
+        mesh = None if self.sharding is None else self.sharding.size
+        if mesh != moments[0].get("mesh") or (mesh is not None and ranks != len(moments)):
+            raise CheckpointError(
+                f"the checkpoint was taken amid an accumulated step of {len(moments)} ranks, of gradients that lie on "
+                "them as its weights did; resume it with the same trainer.strategy and ranks"
+            )
         # of as many ranks as there were, each takes up its own sums; of another number, each an equal share of all
         parts, share = ([moments[rank]], 1.0) if ranks == len(moments) else (moments, 1 / ranks)
         self._step_loss = share * torch.stack([part["loss"] for part in parts]).sum(0).to(self.device)
@@ -403,19 +436,25 @@ class XLabModel(LightningModule):
         share *= moments[0]["accumulated"] / self.trainer.accumulate_grad_batches  # Lightning divides gradients by it
         for name, parameter in self.named_parameters():
             if name in moments[0]["gradients"]:
-                parameter.grad = share * torch.stack([part["gradients"][name] for part in parts]).sum(0).to(parameter)
+                total = torch.stack([part["gradients"][name] for part in parts]).sum(0)
+                parameter.grad = laid_as(parameter, (share * total).to(local(parameter)))
 
     def _moments(self) -> list[dict[str, Any]]:
         """Give, on the first rank, what each needs beside weights, optimiser and progress to go on bit for bit.
 
         Between two micro-batches of a step that is the gradients of each rank: their mean would round in another order.
         """
-        moment: dict[str, Any] = {"rng": torch.get_rng_state()}
+        own, _ = data_ranks(self.trainer)
+        moment: dict[str, Any] = {"rng": torch.get_rng_state(), "data_rank": own}
         if self.device.type == "cuda":
             moment["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         if self._step_loss is not None and self._step_tokens is not None:  # a validation between two micro-batches
-            found = {name: weight.grad.cpu() for name, weight in self.named_parameters() if weight.grad is not None}
-            moment |= {"loss": self._step_loss.cpu(), "tokens": self._step_tokens.double().cpu(), "gradients": found}
+            if self.sharding is not None:
+                self.sharding.settle()
+                moment["mesh"] = self.sharding.size
+            gradients = {name: weight.grad for name, weight in self.named_parameters() if weight.grad is not None}
+            moment |= {"loss": self._step_loss.cpu(), "tokens": self._step_tokens.double().cpu()}
+            moment["gradients"] = {name: local(gradient).cpu() for name, gradient in gradients.items()}
             moment["accumulated"] = self.trainer.accumulate_grad_batches
             if self._step_routing is not None:
                 moment["routing"] = self._step_routing.cpu()

@@ -1,4 +1,4 @@
-"""What the commands add to a run: whole checkpoint files, the word after Ctrl-C, texts on the way and of documents."""
+"""What the commands add to a run: the word after Ctrl-C, texts on the way and of documents."""
 
 import json
 import os
@@ -7,26 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from xlab import checkpoints, inference
+from xlab import inference
 from xlab.datamodules import XLabDataModule
 from xlab.errors import ConfigError, GenerationError
 from xlab.inference.sampling import filters_for
 from xlab.training.samples import SampleWriter
-
-
-class WholeFiles(TorchCheckpointIO):
-    """Write checkpoints whole or not at all, and read them without unpickling anything but plain data."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        checkpoints.write(checkpoint, path)
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(checkpoints.find(path), map_location=map_location, weights_only=True)
-        return loaded
 
 
 class InterruptNotice(Callback):

@@ -9,17 +9,21 @@ import warnings
 from pathlib import Path
 from typing import Any, Literal
 
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from xlab import checkpoints
-from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, WholeFiles, shown
+from xlab import checkpoints, sharded_checkpoints
+from xlab.checkpoint_files import WholeFiles
+from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, shown
 from xlab.commands.console import INTERRUPTED, TERMINATED
 from xlab.commands.fast import choose, compile_where_it_pays, line
+from xlab.commands.launch import RunOfLaunch, gone_on, ranks_of_torchrun
 from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser, raise_own_words
 from xlab.commands.train import SUMMARIES
@@ -27,6 +31,7 @@ from xlab.datamodules import XLabDataModule
 from xlab.errors import ConfigError, XLabError
 from xlab.lab.run_folder import Run
 from xlab.models import XLabModel
+from xlab.strategies import Sharded
 from xlab.training.callbacks import (
     BestAndLast,
     LearningRates,
@@ -83,6 +88,8 @@ class XLabCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         subcommand, *given = args
+        if subcommand == "fit":
+            given = gone_on(given)
         self.config = parser.parse_args(layered(subcommand, given))
         if subcommand == "fit":
             choose(self.config[subcommand])
@@ -127,7 +134,12 @@ class XLabCLI(LightningCLI):
         if self.subcommand == "predict":
             own.append(ContinuationWriter(self._get(self.config, "output"), self.datamodule))
         kwargs |= {"logger": loggers, "callbacks": [*_listed(asked.callbacks), *own]}
-        kwargs["plugins"] = [*_listed(asked.plugins), WholeFiles()]
+        plugins = _listed(asked.plugins)
+        files = [] if any(isinstance(plugin, CheckpointIO) for plugin in plugins) else [WholeFiles()]
+        kwargs["plugins"] = [*plugins, *files]
+        _refuse_strategy(asked.strategy)
+        if asked.devices == "auto":
+            kwargs |= ranks_of_torchrun()
         try:
             return super().instantiate_trainer(**kwargs)
         except (ValueError, MisconfigurationException) as error:  # an unknown strategy, and the like
@@ -151,7 +163,7 @@ class XLabCLI(LightningCLI):
         earlier = Run(resumable(path).parent.parent).record if path else {}
         peak = self._peak = PeakFlops(earlier.get("peak"))
         own = [Throughput(peak), LearningRates(), ValidateAtEnd(), InterruptNotice()]
-        own.append(RunRecord(folder, path and str(path), peak))
+        own += [RunRecord(folder, path and str(path), peak), RunOfLaunch(folder)]
         if not any(isinstance(callback, SpikePolicy) for callback in asked):
             own.append(StopAtSpike())
         if keeps and not any(isinstance(callback, BestAndLast) for callback in asked):
@@ -191,6 +203,7 @@ class XLabCLI(LightningCLI):
             self._refuse_useless_resumption(checkpoints.read(file))
             if Run(file.parent.parent).status == "killed":
                 remove_leftovers(file.parent)
+                sharded_checkpoints.remove_leftovers(file.parent)
         self._introduce()
         self._compile()
 
@@ -304,6 +317,20 @@ def run(subcommand: str, arguments: list[str], *, model: type[XLabModel] | None 
         raise
     except MisconfigurationException as error:  # Lightning's own complaint about trainer settings
         raise ConfigError(f"trainer: {error}") from error
+
+
+def _refuse_strategy(strategy: Any) -> None:
+    """Refuse strategies that would train, or save, another thing than they seem to."""
+    if isinstance(strategy, FSDPStrategy) or str(strategy).startswith("fsdp"):
+        raise ConfigError(
+            "trainer.strategy: FSDP of the first kind clips gradients by each rank's own norm; take FSDP2, "
+            "-c conf/extra/fsdp.yaml"
+        )
+    if isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, Sharded):
+        raise ConfigError(
+            "trainer.strategy: ModelParallelStrategy writes checkpoints that have to be unpickled; take "
+            "xlab.strategies.Sharded, as conf/extra/fsdp.yaml does"
+        )
 
 
 def _listed(given: Any) -> list[Any]:

@@ -18,6 +18,7 @@ import yaml
 
 from xlab.errors import DataError
 from xlab.lab.metrics_file import Columns, Numbers, read_columns
+from xlab.sharded_checkpoints import is_sharded
 
 METRICS, RECORD, CONFIG, TRIAL = "metrics.jsonl", "run.json", "config.yaml", "trial.json"
 CANDIDATE = "candidate.json"  # in the place of a trial's record while others are still compared with it
@@ -137,7 +138,7 @@ class Run:
     def checkpoint(self) -> Path | None:
         """The best checkpoint, or the last; None without any."""
         paths = (part.folder / "checkpoints" / f"{name}.ckpt" for part in self.parts for name in ("best", "last"))
-        return next((path for path in paths if path.is_file()), None)
+        return next((path for path in paths if path.is_file() or is_sharded(path)), None)
 
     @property
     def metrics(self) -> list[str]:

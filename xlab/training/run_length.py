@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from xlab.data.ranks import data_ranks
 from xlab.errors import ConfigError
 
 if TYPE_CHECKING:  # whoever reads a checkpoint meets schedules, and need not wait for Lightning
@@ -30,7 +31,7 @@ class RunLength(int):
         """Give that of the run that a trainer is about to make; it must have an end."""
         datamodule: Any = getattr(trainer, "datamodule", None)
         tokens = _tokens_per_batch(getattr(datamodule, "hparams", {}))
-        per_step = None if tokens is None else tokens * trainer.accumulate_grad_batches * trainer.world_size
+        per_step = None if tokens is None else tokens * trainer.accumulate_grad_batches * data_ranks(trainer)[1]
         return cls(int(trainer.estimated_stepping_batches), per_step)
 
 

@@ -45,7 +45,10 @@ class RunRecord(Callback):
         decoder: Any = pl_module.decoder
         datamodule: Any = getattr(trainer, "datamodule", None)
         embeddings = decoder.embedding.weight.numel() + (0 if decoder.output is None else decoder.output.weight.numel())
+        sharding: Any = getattr(pl_module, "sharding", None)
         parameters = sum(parameter.numel() for parameter in decoder.parameters())
+        if sharding is not None:  # of a weight that is divided, this rank knows its part
+            parameters = sharding.n_parameters
         self._record = {
             "status": "running",
             "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

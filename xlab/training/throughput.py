@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from xlab.data.ranks import data_ranks
 from xlab.training.peak import PeakFlops
 from xlab.transformer.flops import flops_per_token
 
@@ -49,7 +50,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        self._tokens += batch["inputs"].numel() * trainer.world_size
+        self._tokens += batch["inputs"].numel() * data_ranks(trainer)[1]
         assert self._since is not None
         self._seconds += now - self._since
         self._since = now
@@ -82,7 +83,8 @@ def run_flops_per_token(trainer: Trainer, pl_module: LightningModule) -> int:
     """Count the operations of training on a token of the run's windows; see ``flops_per_token``."""
     decoder: Any = pl_module.decoder
     settings: Any = getattr(getattr(trainer, "datamodule", None), "hparams", {})
-    return flops_per_token(decoder, settings.get("seq_len", decoder.max_len))
+    seq_len, sharding = settings.get("seq_len", decoder.max_len), getattr(pl_module, "sharding", None)
+    return flops_per_token(decoder, seq_len) if sharding is None else int(sharding.flops_per_token(seq_len))
 
 
 def peak_memory() -> int:

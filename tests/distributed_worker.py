@@ -1,0 +1,93 @@
+"""One of two ranks that train small models in every way that spreads them; the first writes down what it saw.
+
+python -m tests.distributed_worker FOLDER      in the environment that torchrun gives
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.tiny import Recorder, make_data, make_model, make_trainer
+from xlab.checkpoint_files import BackgroundFiles, WholeFiles
+from xlab.data.packing import OneDocument
+from xlab.strategies import Sharded
+
+STEPS, SAVED_AT = 6, 3
+# between them every part that tensor parallelism divides
+MODELS: dict[str, dict[str, Any]] = {
+    "gated": {
+        "n_heads": 4,
+        "attention": {
+            "class_path": "xlab.transformer.GroupedQueryAttention",
+            "init_args": {"n_kv_heads": 2, "qk_norm": {"class_path": "xlab.transformer.HeadQKNorm"}},
+        },
+        "value_mix": {"class_path": "xlab.transformer.ValueEmbeddings", "init_args": {"gate_width": 8}},
+        "d_ff": 24,
+    },
+    "biased": {
+        "n_heads": 2,
+        "attention": {"class_path": "xlab.transformer.MultiHeadAttention", "init_args": {"bias": True}},
+        "feed_forward": {"class_path": "xlab.transformer.GELUFeedForward", "init_args": {"bias": True}},
+        "position": "xlab.transformer.ALiBi",
+        "value_mix": "xlab.transformer.ValueResidual",
+        "tie_embeddings": False,
+        "dropout": 0.0,
+    },
+}
+
+
+def train(
+    folder: Path,
+    name: str,
+    *,
+    strategy: Any = "auto",
+    batch_size: int = 8,
+    plugin: Any = None,
+    save: bool = False,
+    ckpt_path: Path | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train one of MODELS on ragged batches, and give its losses; ``save`` writes ``name.STRATEGY.ckpt`` on the way."""
+    model = make_model(**MODELS[name], **settings.pop("model", {}))
+    data = make_data(folder / "corpus.jsonl", batch_size=batch_size, packing=OneDocument())
+    own = folder / f"{name}.{settings.pop('saved_as', 'one')}.ckpt"
+    recorder = Recorder({SAVED_AT: own} if save else {})
+    validating = {"val_check_interval": STEPS, "check_val_every_n_epoch": None, "limit_val_batches": 1.0}
+    trainer = make_trainer(
+        folder, STEPS, recorder, strategy=strategy, plugins=[plugin or WholeFiles()], gradient_clip_val=0.5,
+        **{**validating, **settings},
+    )  # fmt: skip
+    trainer.fit(model, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    return {"losses": recorder.losses, "val": float(trainer.callback_metrics["val/loss"]), "steps": trainer.global_step}
+
+
+def main(folder: Path) -> None:
+    """Train in each way, and write ``seen.json``."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    ranks = {"devices": 2}
+    seen: dict[str, Any] = {}
+    for name in MODELS:
+        seen[f"{name} fsdp"] = train(
+            folder, name, strategy=Sharded(), batch_size=4, save=True, saved_as="fsdp", **ranks
+        )
+        seen[f"{name} tp"] = train(folder, name, strategy=Sharded(2), save=True, saved_as="tp", **ranks)
+    # what one way has saved, the others take up
+    for saved in ("fsdp", "tp", "one"):
+        path = folder / f"gated.{saved}.ckpt"
+        seen[f"fsdp from {saved}"] = train(folder, "gated", strategy=Sharded(), batch_size=4, ckpt_path=path, **ranks)
+        seen[f"tp from {saved}"] = train(folder, "gated", strategy=Sharded(2), ckpt_path=path, **ranks)
+    background = BackgroundFiles()
+    seen["fsdp in the background"] = train(
+        folder, "gated", strategy=Sharded(), batch_size=4, plugin=background, save=True, saved_as="background", **ranks
+    )
+    if torch.distributed.get_rank() == 0:
+        (folder / "seen.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,285 @@
+"""Checkpoints in many files: a folder that every rank writes its shards into, and any number of ranks read.
+
+``last.ckpt/meta.pt`` holds what a ``.ckpt`` does beside weights and optimiser, and names the folder of shards that
+belongs to it, in the format of ``torch.distributed.checkpoint``. It is replaced when those are whole: whatever is
+killed, it names whole ones.
+"""
+
+import contextlib
+import copy
+import os
+import pickle
+import secrets
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+
+from xlab.errors import CheckpointError
+
+META = "meta.pt"
+SHARDS = "shards-"  # how the names of folders of shards begin
+LAYOUT = "sharded"  # key of the meta: which shards there are, and how they are put together
+WEIGHTS = "state_dict."  # how the keys of weights begin
+
+# what the index of torch's format is made of; nothing else is unpickled
+_INDEX = {
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "TensorStorageMetadata", "ChunkStorageMetadata", "TensorProperties"),
+        *("StorageMeta", "_MEM_FORMAT_ENCODING"),
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch": {"Size", "device"},
+    "torch.serialization": {"_get_layout"},
+    "builtins": {"getattr"},
+    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
+}
+
+
+def state_key(optimizer: int, name: str) -> str:
+    """How the keys of what an optimiser keeps for a weight begin."""
+    return f"optimizer_{optimizer}.{name}:"
+
+
+def is_sharded(path: str | Path) -> bool:
+    """Tell whether a path is a checkpoint in many files, and whole."""
+    return (Path(path) / META).is_file()
+
+
+class ShardWriter:
+    """Write checkpoints of all ranks together.
+
+    Args:
+        is_asynchronous: whether training goes on while files are written; a copy of the shards is held meanwhile.
+    """
+
+    def __init__(self, is_asynchronous: bool = False) -> None:
+        self._is_asynchronous = is_asynchronous
+        self._group: dist.ProcessGroup | None = None  # its own: the files' ranks talk while training's do
+        self._pending: Future[Any] | None = None
+        self._folder = Path()
+
+    def write(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], path: str | Path) -> None:
+        """Write a checkpoint; all ranks call this.
+
+        Args:
+            tensors: by name; of a DTensor each rank gives its shard.
+            meta: everything else, plain data and small tensors; the first rank's is written.
+            path: the folder to make, or to renew.
+
+        Raises:
+            CheckpointError: if it could not be written, this one or, asynchronously, the one before; what was there
+                before is as it was.
+        """
+        self.wait()
+        path = Path(path)
+        names: list[Any] = [f"{SHARDS}{secrets.token_hex(4)}"]
+        dist.broadcast_object_list(names)
+        self._folder = path / names[0]
+        writer = dcp.FileSystemWriter(self._folder)
+        if not self._is_asynchronous:
+            with _one_line(self._folder):
+                dcp.save(dict(tensors), storage_writer=writer)
+                _commit(meta, self._folder)
+            return
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        # a CPU's tensors would be written where they lie, while they are trained on
+        still = {name: tensor.detach().clone() if tensor.is_cpu else tensor for name, tensor in tensors.items()}
+        meta, folder = copy.deepcopy(dict(meta)), self._folder
+        saved: Any = dcp.async_save(still, storage_writer=writer, process_group=self._group)
+        self._pending = Future()
+
+        def commit(done: Future[Any], pending: Future[Any] = self._pending) -> None:
+            try:
+                done.result()
+                _commit(meta, folder)
+                pending.set_result(None)
+            except BaseException as error:  # it is the training thread's to say
+                pending.set_exception(error)
+
+        saved.add_done_callback(commit)
+
+    def wait(self) -> None:
+        """Wait for what is being written.
+
+        Raises:
+            CheckpointError: if it could not be.
+        """
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            with _one_line(self._folder):
+                pending.result()
+
+
+def load_into(tensors: dict[str, Tensor], path: str | Path) -> None:
+    """Fill tensors, each rank its shards; all ranks call this."""
+    try:
+        dcp.load(tensors, storage_reader=_PlainReader(shards_of(path)))
+    except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        raise CheckpointError(f"cannot take up {path}: {_reason(error)}") from error
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """Read all but the shards, weights-only."""
+    meta: dict[str, Any] = torch.load(Path(path) / META, map_location="cpu", weights_only=True)
+    return meta
+
+
+def shards_of(path: str | Path) -> Path:
+    """Give the folder of shards that belong to a checkpoint."""
+    return Path(path) / str(read_meta(path)[LAYOUT]["folder"])
+
+
+def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
+    """Put a checkpoint together in this process: the content of the ``.ckpt`` that one process would have written.
+
+    Args:
+        path: the folder.
+        with_optimizer: whether to read what the optimiser keeps; without it ``optimizer_states`` is empty.
+
+    Raises:
+        CheckpointError: if files are missing or damaged, or are not plain tensors.
+    """
+    path = Path(path)
+    try:
+        content = read_meta(path)
+        layout = content.pop(LAYOUT)
+        prefix = "" if with_optimizer else WEIGHTS
+        whole = _whole(path / str(layout["folder"]), layout["cut"], lambda name: name.startswith(prefix))
+        content["state_dict"] = _under(whole, WEIGHTS)
+        content["optimizer_states"] = [
+            _numbered(state, _under(whole, f"optimizer_{number}."))
+            for number, state in enumerate(layout["optimizers"] if with_optimizer else [])
+        ]
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {reason}") from error
+    return content
+
+
+def read_whole(path: str | Path, key: str, cut: Mapping[str, Any]) -> Tensor:
+    """Read a tensor of a checkpoint, put together from its parts where ``cut`` says it has some."""
+    parts = {key: cut[key]} if key in cut else {}
+    return _whole(shards_of(path), parts, lambda name: name == key or name.startswith(f"{key}/"))[key]
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the shards that no checkpoint of a folder names; nobody may be writing there."""
+    for path in Path(folder).glob("*.ckpt"):
+        kept = shards_of(path).name if is_sharded(path) else None
+        for shards in path.glob(f"{SHARDS}*"):
+            if shards.name != kept:
+                shutil.rmtree(shards, ignore_errors=True)
+
+
+def _commit(meta: Mapping[str, Any], folder: Path) -> None:
+    """Make shards that are whole the checkpoint's, and remove those that were; the first rank does."""
+    if dist.get_rank():
+        return
+    path = folder.parent
+    content = {**meta, LAYOUT: {**meta[LAYOUT], "folder": folder.name}}
+    handle, temporary = tempfile.mkstemp(dir=path, prefix=f".{META}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path / META)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    for shards in path.glob(f"{SHARDS}*"):
+        if shards != folder:
+            shutil.rmtree(shards, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _one_line(folder: Path) -> Any:
+    try:
+        yield
+    except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write {folder.parent}: {_reason(error)}; the checkpoint that was there is as it was"
+        ) from error
+
+
+def _reason(error: BaseException) -> str:
+    """Say in a line what failed, on whichever rank it was."""
+    failures = getattr(error, "failures", None) or {0: (error, None)}
+    cause = next(iter(failures.values()))[0]
+    return str(getattr(cause, "strerror", None) or (str(cause) or type(cause).__name__).splitlines()[0])
+
+
+class _PlainReader(dcp.FileSystemReader):
+    """Read torch's format without unpickling anything but its own index of plain tensors."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with open(Path(self.path) / ".metadata", "rb") as file:
+            index = _IndexUnpickler(file).load()
+        if not isinstance(index, Metadata):
+            raise CheckpointError(f"{self.path} is damaged: its .metadata is no index")
+        for name, kept in index.state_dict_metadata.items():
+            if not isinstance(kept, TensorStorageMetadata):  # what torch would unpickle without a look at it
+                raise CheckpointError(f"{self.path} holds {name!r}, which is no plain tensor")
+        for info in index.storage_data.values():
+            if Path(info.relative_path).name != info.relative_path:
+                raise CheckpointError(f"{self.path} is damaged: it names the file {info.relative_path!r}")
+        return index
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        kind: Any
+        if name in _INDEX.get(module, ()):
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            kind = getattr(torch, name)
+            return kind
+        raise pickle.UnpicklingError(f"its index names {module}.{name}, which is none of its parts")
+
+
+def _whole(folder: Path, cut: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Read the tensors whose names are wanted, and put together those that are stored in parts."""
+    reader = _PlainReader(folder)
+    index = reader.read_metadata().state_dict_metadata
+    found: dict[str, Any] = {
+        name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in index.items() if is_wanted(name)
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is wanted
+        dcp.load(found, storage_reader=reader, no_dist=True)
+    for name, (n_parts, dim) in cut.items():
+        if is_wanted(name):
+            found[name] = torch.cat([found.pop(f"{name}/{part}") for part in range(n_parts)], dim)
+    return found
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _numbered(state: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Make an optimiser's state as torch has it, its parameters numbered in the order of its groups."""
+    names = [name for group in state["groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(names)}
+    groups = [{**group, "params": [numbers[name] for name in group["params"]]} for group in state["groups"]]
+    kept: dict[int, dict[str, Any]] = {numbers[name]: dict(own) for name, own in state["small"].items()}
+    for key, tensor in tensors.items():
+        name, _, what = key.rpartition(":")
+        kept.setdefault(numbers[name], {})[what] = tensor
+    return {"state": kept, "param_groups": groups}

@@ -1,0 +1,216 @@
+"""Weights that lie on several ranks: FSDP2 shards any model, tensor parallelism divides blocks; both together, too.
+
+FSDP: Zhao et al. 2023, arXiv 2304.11277. It keeps a shard of each weight, optimiser state and gradient on each rank,
+and gathers a block's weights when it is computed.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard
+
+from xlab.errors import ConfigError
+from xlab.training.averaging import AveragedWeights
+from xlab.training.muon import MuonAdamW
+from xlab.training.samples import SampleWriter
+from xlab.training.tensor_parallel import TensorPlan, divide
+from xlab.transformer.decoder import Decoder
+from xlab.transformer.flops import flops_per_token
+
+DATA, TENSOR = "data_parallel", "tensor_parallel"  # names of the mesh's two sides
+# they look at whole matrices, or at all weights at once
+_NOT_ELEMENTWISE = (MuonAdamW, torch.optim.Muon, torch.optim.Adafactor, torch.optim.LBFGS)
+
+
+class Sharding:
+    """A model's weights on a mesh of ranks.
+
+    Args:
+        model: an XLabModel, whole; its decoder is sharded in place.
+        mesh: (data-parallel ranks, tensor-parallel ranks).
+        dtype: what FSDP gathers a block's weights in; None: as they are. Gradients are added up in fp32.
+
+    Raises:
+        ConfigError: for what cannot be sharded.
+    """
+
+    def __init__(self, model: LightningModule, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+        decoder: Any = model.decoder
+        self._mesh = mesh
+        self._decoder: Decoder = decoder
+        self.data_ranks, self.tensor_ranks = mesh[DATA].size(), mesh[TENSOR].size()
+        self.whole_shapes = {name: weight.shape for name, weight in model.named_parameters()}
+        self.n_parameters = sum(weight.numel() for weight in decoder.parameters())
+        # arithmetic is a constant and a part in proportion to the window; a divided decoder could not tell
+        self._flops = (flops_per_token(decoder, 0), flops_per_token(decoder, 1) - flops_per_token(decoder, 0))
+        plan = divide(decoder, mesh[TENSOR].get_group()) if self.tensor_ranks > 1 else TensorPlan()
+        self.cuts = {f"decoder.{name}": cut for name, cut in plan.cuts.items()}
+        self._partial = {f"decoder.{name}" for name in plan.partial}
+        if self.data_ranks > 1:
+            self._shard(decoder, dtype)
+
+    def _shard(self, decoder: Decoder, dtype: torch.dtype | None) -> None:
+        """Let FSDP have each block, and what is left as one."""
+        dims = {weight: self._free_dim(name) for name, weight in self._named(decoder) if name in self.cuts}
+        for weight, dim in dims.items():
+            if weight.size(dim) % self.data_ranks:
+                raise ConfigError(
+                    f"a weight of {tuple(weight.shape)}, divided by tensor parallelism, cannot be sharded over "
+                    f"{self.data_ranks} ranks as well; choose a model.d_model that {self.data_ranks} divides, or take "
+                    "conf/extra/fsdp.yaml"
+                )
+        settings: dict[str, Any] = {"mesh": self._mesh[DATA]}
+        # the other side than tensor parallelism has, so that each rank's share is one rectangle
+        settings["shard_placement_fn"] = lambda weight: Shard(dims[weight]) if weight in dims else None
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in decoder.blocks:
+            fully_shard(block, mp_policy=policy if dtype is not None else MixedPrecisionPolicy(), **settings)
+        # embeddings, norms and the vocabulary as they are: they are few, and their rounding shows in the loss
+        fully_shard(decoder, **settings)
+        register_fsdp_forward_method(decoder, "hidden")  # what training calls
+
+    def _free_dim(self, name: str) -> int:
+        return 1 - self.cuts[name].dim
+
+    @staticmethod
+    def _named(decoder: Decoder) -> Iterable[tuple[str, nn.Parameter]]:
+        return decoder.named_parameters(prefix="decoder")
+
+    @property
+    def size(self) -> list[int]:
+        """How many ranks share the data, and how many a layer."""
+        return [self.data_ranks, self.tensor_ranks]
+
+    def flops_per_token(self, seq_len: int) -> int:
+        """As ``flops_per_token`` of the whole decoder."""
+        constant, per_place = self._flops
+        return constant + per_place * seq_len
+
+    def settle(self) -> None:
+        """Let each rank hold its shards alone again: after a validation the last weights gathered are still there."""
+        for module in self._decoder.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def add_up(self, model: nn.Module) -> None:
+        """Add up the gradients of weights that each rank used for its own heads."""
+        for name, weight in model.named_parameters():
+            if name in self._partial and weight.grad is not None:
+                dist.all_reduce(local(weight.grad), group=self._mesh[TENSOR].get_group())
+
+    def gradient_norm(self, model: nn.Module) -> Tensor:
+        """Give the 2-norm of all gradients together, each weight's counted once."""
+        divided, whole = [], []
+        for name, weight in model.named_parameters():
+            if weight.grad is not None:
+                (divided if name in self.cuts else whole).append(local(weight.grad))
+        device = (divided + whole)[0].device
+        squares = torch.stack([_squares(divided, device), _squares(whole, device) / self.tensor_ranks])
+        dist.all_reduce(squares)
+        return squares.sum().sqrt()
+
+    def clip(self, model: nn.Module, max_norm: float, norm: Tensor) -> None:
+        """Scale all gradients so that their norm, which is known, is at most ``max_norm``."""
+        shards = [local(weight.grad) for weight in model.parameters() if weight.grad is not None]
+        if shards:  # none of a step that was refused
+            torch._foreach_mul_(shards, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+
+    def stored(self, name: str, tensor: Tensor) -> dict[str, Tensor]:
+        """Give a weight, or what an optimiser keeps for it, as ``torch.distributed.checkpoint`` can store it.
+
+        Of a weight that tensor parallelism divides each part is a tensor of its own, with the order that the whole has,
+        so that any number of ranks can read it. Nothing is copied. The keys follow the weight's own.
+
+        Args:
+            name: of the weight in the model.
+            tensor: this rank's.
+        """
+        cut = self.cuts.get(name)
+        if cut is None:
+            return {"": tensor}
+        placements: list[Any] = [Shard(cut.dim)]
+        mesh = self._mesh[TENSOR]
+        if isinstance(tensor, DTensor):
+            mesh, placements = self._mesh, [Shard(self._free_dim(name)), *placements]
+        pieces = cut.pieces(local(tensor).detach(), self.tensor_ranks)
+        return {
+            f"/{number}" if len(pieces) > 1 else "": DTensor.from_local(piece, mesh, placements, run_check=False)
+            for number, piece in enumerate(pieces)
+        }
+
+    def share(self, name: str, whole: Tensor, weight: Tensor) -> Tensor:
+        """Give what this rank holds of a whole weight, or of what an optimiser keeps for it; as ``weight`` lies."""
+        if name in self.cuts:
+            whole = self.cuts[name].of(whole, self._mesh[TENSOR].get_local_rank(), self.tensor_ranks)
+        if not isinstance(weight, DTensor):
+            return whole.clone()  # it may lie in a file that is mapped to memory
+        (placement,) = weight.placements
+        assert isinstance(placement, Shard)
+        chunks = whole.chunk(self.data_ranks, placement.dim)
+        rank = self._mesh[DATA].get_local_rank()
+        own = chunks[rank] if rank < len(chunks) else whole.narrow(placement.dim, 0, 0)
+        return laid_as(weight, own.clone(memory_format=torch.contiguous_format))
+
+
+def shard(model: LightningModule, trainer: Trainer, mesh: DeviceMesh) -> Sharding:
+    """Shard a model for a trainer, once all that cannot be is refused.
+
+    Raises:
+        ConfigError: naming what cannot be sharded, and what to do.
+    """
+    for reason in _obstacles(model, trainer):
+        raise ConfigError(f"trainer.strategy shards the weights: {reason}")
+    return Sharding(model, mesh, torch.bfloat16 if str(trainer.precision) == "bf16-mixed" else None)
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Give what this rank holds of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def laid_as(weight: Tensor, own: Tensor) -> Tensor:
+    """Give what this rank holds as a tensor that lies on the ranks as ``weight`` does."""
+    if not isinstance(weight, DTensor):
+        return own
+    own = own.to(local(weight).device)
+    shape: dict[str, Any] = {"shape": weight.shape, "stride": weight.stride()}
+    return DTensor.from_local(own, weight.device_mesh, weight.placements, run_check=False, **shape)
+
+
+def _obstacles(model: LightningModule, trainer: Trainer) -> Iterable[str]:
+    if trainer.state.fn == "predict":
+        yield "texts are continued by one process with a whole model; leave the strategy out"
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, AveragedWeights):
+            yield f"{type(callback).__name__} would average shards that no checkpoint could put together; take DDP"
+        if isinstance(callback, SampleWriter):
+            yield f"{type(callback).__name__} needs them whole; leave it out, or take DDP"
+    objective: Any = model.objective
+    if any(True for _ in objective.parameters()):
+        yield f"model.objective {type(objective).__name__} has weights of its own, which stay out of it; take DDP"
+
+
+def refuse_optimizer(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse an optimiser that does not treat each number of a weight by itself.
+
+    Raises:
+        ConfigError: naming it.
+    """
+    if isinstance(optimizer, _NOT_ELEMENTWISE):
+        raise ConfigError(
+            f"{type(optimizer).__name__} does not train weights that are sharded over ranks; take torch.optim.AdamW, "
+            "or trainer.strategy ddp"
+        )
+
+
+def _squares(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
+    if not gradients:
+        return torch.zeros((), device=device)
+    return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().sum()
