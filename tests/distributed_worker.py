@@ -4,6 +4,7 @@ python -m tests.distributed_worker FOLDER      in the environment that torchrun 
 """
 
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -69,7 +70,7 @@ def main(folder: Path) -> None:
     """Train in each way, and write ``seen.json``."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    ranks = {"devices": 2}
+    ranks = {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
     seen: dict[str, Any] = {}
     for name in MODELS:
         seen[f"{name} fsdp"] = train(

@@ -12,17 +12,14 @@ import pickle
 import secrets
 import shutil
 import tempfile
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 
 from xlab.errors import CheckpointError
 
@@ -30,19 +27,6 @@ META = "meta.pt"
 SHARDS = "shards-"  # how the names of folders of shards begin
 LAYOUT = "sharded"  # key of the meta: which shards there are, and how they are put together
 WEIGHTS = "state_dict."  # how the keys of weights begin
-
-# what the index of torch's format is made of; nothing else is unpickled
-_INDEX = {
-    "torch.distributed.checkpoint.metadata": {
-        *("Metadata", "MetadataIndex", "TensorStorageMetadata", "ChunkStorageMetadata", "TensorProperties"),
-        *("StorageMeta", "_MEM_FORMAT_ENCODING"),
-    },
-    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
-    "torch": {"Size", "device"},
-    "torch.serialization": {"_get_layout"},
-    "builtins": {"getattr"},
-    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
-}
 
 
 def state_key(optimizer: int, name: str) -> str:
@@ -82,13 +66,16 @@ class ShardWriter:
         """
         self.wait()
         path = Path(path)
+        from torch.distributed.checkpoint.filesystem import FileSystemWriter
+        from torch.distributed.checkpoint.state_dict_saver import async_save, save
+
         names: list[Any] = [f"{SHARDS}{secrets.token_hex(4)}"]
         dist.broadcast_object_list(names)
         self._folder = path / names[0]
-        writer = dcp.FileSystemWriter(self._folder)
+        writer = FileSystemWriter(self._folder)
         if not self._is_asynchronous:
             with _one_line(self._folder):
-                dcp.save(dict(tensors), storage_writer=writer)
+                save(dict(tensors), storage_writer=writer)
                 _commit(meta, self._folder)
             return
         if self._group is None:
@@ -96,7 +83,7 @@ class ShardWriter:
         # a CPU's tensors would be written where they lie, while they are trained on
         still = {name: tensor.detach().clone() if tensor.is_cpu else tensor for name, tensor in tensors.items()}
         meta, folder = copy.deepcopy(dict(meta)), self._folder
-        saved: Any = dcp.async_save(still, storage_writer=writer, process_group=self._group)
+        saved: Any = async_save(still, storage_writer=writer, process_group=self._group)
         self._pending = Future()
 
         def commit(done: Future[Any], pending: Future[Any] = self._pending) -> None:
@@ -122,10 +109,18 @@ class ShardWriter:
 
 
 def load_into(tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Fill tensors, each rank its shards; all ranks call this."""
+    """Fill tensors, each rank its shards; all ranks call this.
+
+    Raises:
+        CheckpointError: if one is missing or damaged.
+    """
+    from torch.distributed.checkpoint.state_dict_loader import load
+
+    from xlab.shard_reading import PlainReader
+
     try:
-        dcp.load(tensors, storage_reader=_PlainReader(shards_of(path)))
-    except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+        load(tensors, storage_reader=PlainReader(shards_of(path)))
+    except Exception as error:  # torch's own is of no kind
         raise CheckpointError(f"cannot take up {path}: {_reason(error)}") from error
 
 
@@ -150,12 +145,14 @@ def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointError: if files are missing or damaged, or are not plain tensors.
     """
+    from xlab.shard_reading import read_shards
+
     path = Path(path)
     try:
         content = read_meta(path)
         layout = content.pop(LAYOUT)
         prefix = "" if with_optimizer else WEIGHTS
-        whole = _whole(path / str(layout["folder"]), layout["cut"], lambda name: name.startswith(prefix))
+        whole = read_shards(path / str(layout["folder"]), layout["cut"], lambda name: name.startswith(prefix))
         content["state_dict"] = _under(whole, WEIGHTS)
         content["optimizer_states"] = [
             _numbered(state, _under(whole, f"optimizer_{number}."))
@@ -169,8 +166,10 @@ def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
 
 def read_whole(path: str | Path, key: str, cut: Mapping[str, Any]) -> Tensor:
     """Read a tensor of a checkpoint, put together from its parts where ``cut`` says it has some."""
+    from xlab.shard_reading import read_shards
+
     parts = {key: cut[key]} if key in cut else {}
-    return _whole(shards_of(path), parts, lambda name: name == key or name.startswith(f"{key}/"))[key]
+    return read_shards(shards_of(path), parts, lambda name: name == key or name.startswith(f"{key}/"))[key]
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -211,7 +210,7 @@ def _commit(meta: Mapping[str, Any], folder: Path) -> None:
 def _one_line(folder: Path) -> Any:
     try:
         yield
-    except (OSError, RuntimeError, dcp.api.CheckpointException) as error:
+    except Exception as error:  # torch's own is of no kind
         shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(
             f"cannot write {folder.parent}: {_reason(error)}; the checkpoint that was there is as it was"
@@ -223,50 +222,6 @@ def _reason(error: BaseException) -> str:
     failures = getattr(error, "failures", None) or {0: (error, None)}
     cause = next(iter(failures.values()))[0]
     return str(getattr(cause, "strerror", None) or (str(cause) or type(cause).__name__).splitlines()[0])
-
-
-class _PlainReader(dcp.FileSystemReader):
-    """Read torch's format without unpickling anything but its own index of plain tensors."""
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        with open(Path(self.path) / ".metadata", "rb") as file:
-            index = _IndexUnpickler(file).load()
-        if not isinstance(index, Metadata):
-            raise CheckpointError(f"{self.path} is damaged: its .metadata is no index")
-        for name, kept in index.state_dict_metadata.items():
-            if not isinstance(kept, TensorStorageMetadata):  # what torch would unpickle without a look at it
-                raise CheckpointError(f"{self.path} holds {name!r}, which is no plain tensor")
-        for info in index.storage_data.values():
-            if Path(info.relative_path).name != info.relative_path:
-                raise CheckpointError(f"{self.path} is damaged: it names the file {info.relative_path!r}")
-        return index
-
-
-class _IndexUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        kind: Any
-        if name in _INDEX.get(module, ()):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            kind = getattr(torch, name)
-            return kind
-        raise pickle.UnpicklingError(f"its index names {module}.{name}, which is none of its parts")
-
-
-def _whole(folder: Path, cut: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
-    """Read the tensors whose names are wanted, and put together those that are stored in parts."""
-    reader = _PlainReader(folder)
-    index = reader.read_metadata().state_dict_metadata
-    found: dict[str, Any] = {
-        name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in index.items() if is_wanted(name)
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is wanted
-        dcp.load(found, storage_reader=reader, no_dist=True)
-    for name, (n_parts, dim) in cut.items():
-        if is_wanted(name):
-            found[name] = torch.cat([found.pop(f"{name}/{part}") for part in range(n_parts)], dim)
-    return found
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -24,14 +24,9 @@ class Sharded(ModelParallelStrategy):
     Args:
         tensor_parallel_size: ranks that compute a layer together, each some of its heads; they should be joined by
             the fastest links there are. The others share the data.
-
-    Raises:
-        ConfigError: for less than one rank.
     """
 
     def __init__(self, tensor_parallel_size: int = 1) -> None:
-        if tensor_parallel_size < 1:
-            raise ConfigError(f"trainer.strategy.tensor_parallel_size must be at least 1, got {tensor_parallel_size}")
         super().__init__(data_parallel_size=1, tensor_parallel_size=tensor_parallel_size)
         self._writer = ShardWriter()
 
@@ -43,7 +38,7 @@ class Sharded(ModelParallelStrategy):
 
     def setup_environment(self) -> None:
         world_size, together = self.num_nodes * self.num_processes, int(self._tensor_parallel_size)
-        if world_size % together:
+        if together < 1 or world_size % together:
             raise ConfigError(
                 f"trainer.strategy.tensor_parallel_size is {together}, which does not divide the {world_size} ranks; "
                 "change it, or trainer.devices"

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tests.tiny import LIGHTNING_NOISE, Recorder, make_model
 from tests.training.fitting import fit, lines
 from xlab import checkpoints
-from xlab.commands.callbacks import WholeFiles
+from xlab.checkpoint_files import WholeFiles
 from xlab.errors import CheckpointError, ConfigError
 from xlab.training import checkpointing
 from xlab.training.checkpointing import BestAndLast, remove_leftovers

@@ -128,7 +128,10 @@ def test_an_optimiser_of_whole_matrices_is_refused(optimizer: torch.optim.Optimi
     [
         ("fsdp", r"clips gradients by each rank's own norm; take FSDP2, -c conf/extra/fsdp\.yaml"),
         ("{class_path: lightning.pytorch.strategies.ModelParallelStrategy}", "take xlab.strategies.Sharded"),
-        ("{class_path: xlab.strategies.Sharded, init_args: {tensor_parallel_size: 0}}", "must be at least 1, got 0"),
+        (
+            "{class_path: xlab.strategies.Sharded, init_args: {tensor_parallel_size: 0}}",
+            "is 0, which does not divide the 1 ranks",
+        ),
         (
             "{class_path: xlab.strategies.Sharded, init_args: {tensor_parallel_size: 3}}",
             "tensor_parallel_size is 3, which does not divide the 1 ranks",
@@ -144,4 +147,6 @@ def test_a_strategy_that_cannot_be_is_one_line(
     small += ["--data.vocab_size=300", "--data.seq_len=16", "--model.d_model=16", "--model.n_heads=2"]
     steps = ["--trainer.max_steps=2", "--model.schedule.warmup_steps=1", "--trainer.accelerator=cpu"]
     with pytest.raises(XLabError, match=says):
-        run("fit", ["-c", str(ROOT / "conf" / "extra" / "ddp.yaml"), *small, *steps, f"--trainer.strategy={strategy}"])
+        run("fit", [*small, *steps, f"--trainer.strategy={strategy}"])
+    with pytest.raises(XLabError, match="tensor_parallel_size is 2, which does not divide the 1 ranks"):
+        run("fit", [*small, *steps, "-c", str(ROOT / "conf" / "extra" / "tp.yaml")])

@@ -1,6 +1,9 @@
 """What a run takes from torchrun: how many ranks there are, and, started anew, where its run was."""
 
+import contextlib
+import functools
 import os
+import socket
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from xlab import checkpoints
 from xlab.errors import CheckpointError
 
-_KEY = "xlab/run/"  # of the launch's store: the folder of the run of each attempt
+# keys of the launch's store: how many runs began, the folder of each, and the port where an attempt's workers meet
+_COUNT, _FOLDER, _PORT = "xlab/runs", "xlab/run/", "xlab/port/"
 
 
 class RunOfLaunch(Callback):
@@ -27,7 +31,7 @@ class RunOfLaunch(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.is_global_zero and (store := _store()) is not None:
-            store.set(f"{_KEY}{_attempt()}", str(self._folder.absolute()))
+            store.set(f"{_FOLDER}{store.add(_COUNT, 1)}", str(self._folder.absolute()))
 
 
 def gone_on(given: Sequence[str]) -> list[str]:
@@ -36,6 +40,7 @@ def gone_on(given: Sequence[str]) -> list[str]:
     The store belongs to the launch: no run of another is taken for its own.
     """
     path = _last_of_launch()
+    _meet_anew()
     if path is None:
         return list(given)
     if int(os.environ.get("RANK", "0")) == 0:
@@ -52,28 +57,38 @@ def ranks_of_torchrun() -> dict[str, int]:
 
 
 def _last_of_launch() -> Path | None:
-    store = _store() if _attempt() else None
-    if store is None:
-        return None
-    for attempt in range(_attempt() - 1, -1, -1):  # the one before may not have come to a checkpoint
-        if store.check([f"{_KEY}{attempt}"]):
-            folder = store.get(f"{_KEY}{attempt}").decode()
-            try:
-                return checkpoints.find(folder, names=("last.ckpt", "best.ckpt"))
-            except CheckpointError:
-                continue
+    store = _store()
+    # a run began when all its ranks were there: each of this one's finds the same
+    n_runs = 0 if store is None else store.add(_COUNT, 0)
+    for number in range(n_runs, 0, -1):  # the last may not have come to a checkpoint
+        folder = store.get(f"{_FOLDER}{number}").decode()
+        with contextlib.suppress(CheckpointError):
+            return checkpoints.find(folder, names=("last.ckpt", "best.ckpt"))
     return None
 
 
-def _attempt() -> int:
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+def _meet_anew() -> None:
+    """Let the workers of a later attempt meet at a store of their own.
+
+    torchrun's agent keeps one for all attempts, where they find the addresses of workers that are dead (PyTorch 2.13).
+    """
+    attempt, store = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")), _store()
+    if not attempt or store is None or os.environ["WORLD_SIZE"] != os.environ["LOCAL_WORLD_SIZE"]:
+        return
+    key = f"{_PORT}{attempt}"
+    if int(os.environ["RANK"]) == 0:
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set(key, str(free.getsockname()[1]))
+    os.environ |= {"MASTER_PORT": store.get(key).decode(), "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
 
+@functools.cache
 def _store() -> Any:
     """Reach the store of torchrun's agent, which outlives the workers; None where there is none."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
-    from torch.distributed import TCPStore
+    from torch._C._distributed_c10d import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=60))

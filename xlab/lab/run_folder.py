@@ -18,7 +18,6 @@ import yaml
 
 from xlab.errors import DataError
 from xlab.lab.metrics_file import Columns, Numbers, read_columns
-from xlab.sharded_checkpoints import is_sharded
 
 METRICS, RECORD, CONFIG, TRIAL = "metrics.jsonl", "run.json", "config.yaml", "trial.json"
 CANDIDATE = "candidate.json"  # in the place of a trial's record while others are still compared with it
@@ -138,7 +137,8 @@ class Run:
     def checkpoint(self) -> Path | None:
         """The best checkpoint, or the last; None without any."""
         paths = (part.folder / "checkpoints" / f"{name}.ckpt" for part in self.parts for name in ("best", "last"))
-        return next((path for path in paths if path.is_file() or is_sharded(path)), None)
+        # several ranks write a folder, whole once it has this file (see xlab.sharded_checkpoints, which needs torch)
+        return next((path for path in paths if path.is_file() or (path / "meta.pt").is_file()), None)
 
     @property
     def metrics(self) -> list[str]:

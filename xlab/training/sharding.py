@@ -4,7 +4,7 @@ FSDP: Zhao et al. 2023, arXiv 2304.11277. It keeps a shard of each weight, optim
 and gathers a block's weights when it is computed.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -106,7 +106,8 @@ class Sharding:
 
     def gradient_norm(self, model: nn.Module) -> Tensor:
         """Give the 2-norm of all gradients together, each weight's counted once."""
-        divided, whole = [], []
+        divided: list[Tensor] = []
+        whole: list[Tensor] = []
         for name, weight in model.named_parameters():
             if weight.grad is not None:
                 (divided if name in self.cuts else whole).append(local(weight.grad))
@@ -210,7 +211,7 @@ def refuse_optimizer(optimizer: torch.optim.Optimizer) -> None:
         )
 
 
-def _squares(gradients: Sequence[Tensor], device: torch.device) -> Tensor:
+def _squares(gradients: list[Tensor], device: torch.device) -> Tensor:
     if not gradients:
         return torch.zeros((), device=device)
     return torch.stack([norm.float() for norm in torch._foreach_norm(gradients)]).square().sum()

@@ -152,7 +152,8 @@ def divide(decoder: Decoder, group: dist.ProcessGroup) -> TensorPlan:
         if kind is ColumnParallel and divided.bias is not None:
             plan.partial.add(f"{path}.bias")
 
-    for index, block in enumerate(decoder.blocks):
+    blocks: list[Any] = list(decoder.blocks)
+    for index, block in enumerate(blocks):
         name, attention, feed_forward = f"blocks.{index}", block.attention, block.feed_forward
         queries, keys = attention.n_heads * attention.head_dim, attention.n_kv_heads * attention.head_dim
         replace(attention, f"{name}.attention.qkv", ColumnParallel, Cut(0, (queries, keys, keys)))
@@ -167,11 +168,12 @@ def divide(decoder: Decoder, group: dist.ProcessGroup) -> TensorPlan:
         replace(feed_forward, f"{name}.feed_forward.down", RowParallel, Cut(1, (width,)))
     values = decoder.value_mix
     if isinstance(values, ValueEmbeddings):
-        for layer, table in values.tables.items():
+        tables: dict[str, Any] = dict(values.tables.items())
+        for layer, table in tables.items():
             cut = Cut(1, (table.embedding_dim,))
             table.weight, table.embedding_dim = _share(table.weight, cut, group), table.embedding_dim // n_ranks
             plan.cuts[f"value_mix.tables.{layer}.weight"] = cut
-            gates = values.gates[layer]
+            gates: Any = values.gates[layer]
             replace(values.gates, f"value_mix.gates.{layer}", ColumnParallel, Cut(0, (gates.out_features,)))
     elif values is not None:
         plan.partial.update(f"value_mix.{own}" for own, _ in values.named_parameters())
@@ -182,7 +184,8 @@ def divide(decoder: Decoder, group: dist.ProcessGroup) -> TensorPlan:
 
 def obstacles(decoder: Decoder, n_ranks: int) -> Iterator[str]:
     """Say of each part of a decoder that cannot be divided among so many ranks why."""
-    for index, block in enumerate(decoder.blocks):
+    blocks: list[Any] = list(decoder.blocks)
+    for index, block in enumerate(blocks):
         yield from _of_attention(f"blocks.{index}.attention", block.attention, n_ranks)
         yield from _of_feed_forward(f"blocks.{index}.feed_forward", block.feed_forward, n_ranks)
     if type(decoder.position).bias not in (Position.bias, ALiBi.bias):
@@ -226,7 +229,7 @@ def _of_projections(name: str, projections: tuple[nn.Module, ...]) -> Iterator[s
             yield f"a projection of {name} is a {type(projection).__name__}"
 
 
-def _share(whole: nn.Parameter, cut: Cut, group: dist.ProcessGroup) -> nn.Parameter:
+def _share(whole: Tensor, cut: Cut, group: dist.ProcessGroup) -> nn.Parameter:
     share = cut.of(whole.detach(), dist.get_rank(group), dist.get_world_size(group))
     return nn.Parameter(share, requires_grad=whole.requires_grad)
 

@@ -1,0 +1,78 @@
+"""Read the shards of ``torch.distributed.checkpoint``, and unpickle nothing but the index of plain tensors."""
+
+import pickle
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load
+
+from xlab.errors import CheckpointError
+
+# what the index of torch's format is made of; nothing else is unpickled
+_INDEX = {
+    "torch.distributed.checkpoint.metadata": {
+        *("Metadata", "MetadataIndex", "TensorStorageMetadata", "ChunkStorageMetadata", "TensorProperties"),
+        *("StorageMeta", "_MEM_FORMAT_ENCODING"),
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
+    "torch": {"Size", "device"},
+    "torch.serialization": {"_get_layout"},
+    "builtins": {"getattr"},
+    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
+}
+
+
+class PlainReader(FileSystemReader):
+    """Read torch's format without unpickling anything but its own index of plain tensors."""
+
+    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+        with open(Path(self.path) / ".metadata", "rb") as file:
+            index = _IndexUnpickler(file).load()
+        if not isinstance(index, Metadata):
+            raise CheckpointError(f"{self.path} is damaged: its .metadata is no index")
+        for name, kept in index.state_dict_metadata.items():
+            if not isinstance(kept, TensorStorageMetadata):  # what torch would unpickle without a look at it
+                raise CheckpointError(f"{self.path} holds {name!r}, which is no plain tensor")
+        for info in index.storage_data.values():
+            if Path(info.relative_path).name != info.relative_path:
+                raise CheckpointError(f"{self.path} is damaged: it names the file {info.relative_path!r}")
+        return index
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        kind: Any
+        if name in _INDEX.get(module, ()):
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            kind = getattr(torch, name)
+            return kind
+        raise pickle.UnpicklingError(f"its index names {module}.{name}, which is none of its parts")
+
+
+def read_shards(folder: Path, cut: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:
+    """Read the tensors whose names are wanted, and put together those that are stored in parts.
+
+    Args:
+        folder: of the shards.
+        cut: how many parts a tensor is stored in, by name, and the dimension along which they follow each other.
+        is_wanted: tells it of a tensor's name.
+    """
+    reader = PlainReader(folder)
+    index = reader.read_metadata().state_dict_metadata
+    found: dict[str, Any] = {
+        name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in index.items() if is_wanted(name)
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is wanted
+        load(found, storage_reader=reader, no_dist=True)
+    for name, (n_parts, dim) in cut.items():
+        if is_wanted(name):
+            found[name] = torch.cat([found.pop(f"{name}/{part}") for part in range(n_parts)], dim)
+    return found
