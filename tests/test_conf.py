@@ -101,7 +101,6 @@ def test_a_yaml_trains(corpora: Path, file: str, source: list[str]) -> None:
         ("extra/early_stopping.yaml", "logs/version_0/checkpoints/best.ckpt"),
         ("extra/checkpoints.yaml", "logs/version_0/checkpoints/last.ckpt"),
         ("extra/async_checkpoints.yaml", "logs/version_0/checkpoints/last.ckpt"),
-        ("extra/ddp.yaml", "logs/version_0/checkpoints/last.ckpt"),
         ("extra/skip_spikes.yaml", "logs/version_0/checkpoints/last.ckpt"),
         ("extra/activation_checkpointing.yaml", "logs/version_0/checkpoints/last.ckpt"),
     ],
@@ -177,7 +176,7 @@ def test_prepared_data_train_alone_and_in_shards(corpora: Path) -> None:
 
 def test_every_yaml_is_tested_here() -> None:
     named = set(re.findall(r"[\w/]+\.yaml", Path(__file__).read_text()))
-    # test_distributed.py and test_sharding.py have what needs two ranks: extra/fsdp.yaml and extra/tp.yaml
+    # tests of two ranks have extra/ddp.yaml (test_train.py), extra/fsdp.yaml and extra/tp.yaml (test_distributed.py)
     # test_conf_models.py trains those of conf/model/; make demo runs the default, and every other test starts from it
     known = {name.removeprefix("conf/") for name in named} | {"defaults.yaml", "data/python_docs.yaml"}
     files = {path.relative_to(ROOT / "conf").as_posix() for path in (ROOT / "conf").rglob("*.yaml")}

@@ -14,6 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
 
 from tests.conftest import ROOT
 from tests.distributed_worker import MODELS, SAVED_AT, STEPS, train
@@ -186,12 +192,23 @@ def test_a_folder_of_shards_that_would_run_code_is_refused(spread: Spread, tmp_p
     (shards / ".metadata").write_bytes(pickle.dumps(Runs()))
     with pytest.raises(XLabError, match=r"names .*system, which is none of its parts"):
         checkpoints.read(copied)
+    (shards / ".metadata").write_bytes(pickle.dumps(index_of_much()))
+    with pytest.raises(XLabError, match="claims 4,000,000,000,000 bytes, more than there are"):
+        checkpoints.read(copied)
     shutil.rmtree(shards)
     with pytest.raises(XLabError, match="is no checkpoint, or was cut short"):
         checkpoints.read(copied)
     (copied / "meta.pt").unlink()  # as a first checkpoint is, while it is written
     with pytest.raises(XLabError, match="is a folder without"):
         checkpoints.find(copied)
+
+
+def index_of_much() -> Metadata:
+    """An index of a tensor that no machine holds."""
+    size = torch.Size([10**12])
+    properties = TensorProperties(dtype=torch.float32)
+    much = TensorStorageMetadata(properties, size, [ChunkStorageMetadata(torch.Size([0]), size)])
+    return Metadata({"state_dict.much": much}, storage_data={})
 
 
 class Runs:

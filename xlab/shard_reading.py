@@ -1,5 +1,6 @@
 """Read the shards of ``torch.distributed.checkpoint``, and unpickle nothing but the index of plain tensors."""
 
+import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -65,10 +66,13 @@ def read_shards(folder: Path, cut: Mapping[str, Any], is_wanted: Callable[[str],
         is_wanted: tells it of a tensor's name.
     """
     reader = PlainReader(folder)
-    index = reader.read_metadata().state_dict_metadata
-    found: dict[str, Any] = {
-        name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in index.items() if is_wanted(name)
+    index: dict[str, Any] = {
+        name: kept for name, kept in reader.read_metadata().state_dict_metadata.items() if is_wanted(name)
     }
+    claimed = sum(math.prod(kept.size) * kept.properties.dtype.itemsize for kept in index.values())
+    if claimed > sum(path.stat().st_size for path in folder.iterdir()):
+        raise CheckpointError(f"{folder} is damaged: its index claims {claimed:,} bytes, more than there are")
+    found: dict[str, Any] = {name: torch.empty(kept.size, dtype=kept.properties.dtype) for name, kept in index.items()}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # that is what is wanted
         load(found, storage_reader=reader, no_dist=True)

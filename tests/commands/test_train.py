@@ -287,7 +287,8 @@ class TestProcesses:
         run("fit", small(corpus, trainer__log_every_n_steps=1))
         alone = newest_run()
         halves = small(corpus, **{"trainer.log_every_n_steps": 1, "data.batch_size": 4})
-        done = script("xlab.py", "fit", *halves, *options(RANKS), "--trainer.strategy=ddp", cwd=there)
+        ddp = ["-c", str(ROOT / "conf" / "extra" / "ddp.yaml")]
+        done = script("xlab.py", "fit", *ddp, *halves, *options(RANKS), cwd=there)
         assert done.returncode == 0, done.stderr
         for figure in ("train/loss", "val/loss"):
             # fp32 sums in another order

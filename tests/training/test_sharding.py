@@ -1,5 +1,7 @@
 """How weights are cut, and what is refused before anything is."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,17 @@ from xlab.transformer.feed_forward import SwiGLU
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in LIGHTNING_NOISE]
 
 T = "xlab.transformer."
+
+
+@pytest.fixture
+def one_rank() -> Iterator[None]:
+    """Leave no process group behind, nor the address that Lightning wrote into the environment for it."""
+    before = dict(os.environ)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
 
 
 class OwnActivation(SwiGLU):
@@ -107,7 +120,7 @@ def test_what_can_be_divided_is() -> None:
     ],
 )
 def test_what_cannot_be_sharded_is_one_line(
-    tmp_path: Path, callbacks: list[Callback], settings: dict[str, Any], says: str
+    one_rank: None, tmp_path: Path, callbacks: list[Callback], settings: dict[str, Any], says: str
 ) -> None:
     data = make_data(write_corpus(tmp_path / "corpus.jsonl"))
     trainer = make_trainer(tmp_path, 2, *callbacks, strategy=Sharded())
@@ -139,7 +152,7 @@ def test_an_optimiser_of_whole_matrices_is_refused(optimizer: torch.optim.Optimi
     ],
 )
 def test_a_strategy_that_cannot_be_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, says: str
+    one_rank: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, says: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     corpus = write_corpus(tmp_path / "corpus.jsonl")

@@ -5,5 +5,5 @@ from typing import Any
 
 def data_ranks(trainer: Any) -> tuple[int, int]:
     """Give which share of each batch a Lightning trainer's process reads, from 0, and how many shares there are."""
-    own: tuple[int, int] | None = getattr(trainer.strategy, "data_ranks", None)
+    own: tuple[int, int] | None = getattr(getattr(trainer, "strategy", None), "data_ranks", None)
     return (trainer.global_rank, trainer.world_size) if own is None else own
