@@ -39,7 +39,7 @@ QUICK = (
     "--model.schedule.warmup_steps=1",
 )
 # nothing but steps: every ten of them a rate is logged
-PLAIN = ("--trainer.limit_val_batches=0", "--trainer.enable_progress_bar=false", "--trainer.enable_checkpointing=false")
+PLAIN = ("--trainer.limit_val_batches=0", "--trainer.enable_checkpointing=false")
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from xlab.lab.resume_runs import Attempt, Record
+from xlab.sharded_checkpoints import is_sharded, read
 
 WEIGHTS_TOLERANCE = 1e-3  # of a weight's norm: Adam's first steps make a whole step of a gradient that is rounding
 
@@ -74,7 +75,7 @@ def checkpoint_difference(expected: Path, found: Path, *, tolerance: float | Non
     """
     sections = ("state_dict", "optimizer_states", "lr_schedulers") if tolerance is None else ("state_dict",)
     names = {"state_dict": "weights", "optimizer_states": "optimiser", "lr_schedulers": "schedule"}
-    loaded = [torch.load(path, map_location="cpu", weights_only=True) for path in (expected, found)]
+    loaded = [_read(path) for path in (expected, found)]
     for section in sections:
         one, other = (dict(_leaves(content.get(section, {}))) for content in loaded)
         for name in sorted(one.keys() | other.keys()):
@@ -83,6 +84,13 @@ def checkpoint_difference(expected: Path, found: Path, *, tolerance: float | Non
                 shown = (_shown(value, values) for value in values)
                 return Difference("the end", f"{names[section]} {name}", *shown)
     return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if is_sharded(path):
+        return read(path, with_optimizer=True)
+    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return content
 
 
 def _exactly(whole: Attempt, attempt: Attempt) -> Iterator[Difference]:

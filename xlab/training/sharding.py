@@ -12,7 +12,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
 from xlab.errors import ConfigError
@@ -34,13 +34,12 @@ class Sharding:
     Args:
         model: an XLabModel, whole; its decoder is sharded in place.
         mesh: (data-parallel ranks, tensor-parallel ranks).
-        dtype: what FSDP gathers a block's weights in; None: as they are. Gradients are added up in fp32.
 
     Raises:
         ConfigError: for what cannot be sharded.
     """
 
-    def __init__(self, model: LightningModule, mesh: DeviceMesh, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: LightningModule, mesh: DeviceMesh) -> None:
         decoder: Any = model.decoder
         self._mesh = mesh
         self._decoder: Decoder = decoder
@@ -53,9 +52,9 @@ class Sharding:
         self.cuts = {f"decoder.{name}": cut for name, cut in plan.cuts.items()}
         self._partial = {f"decoder.{name}" for name in plan.partial}
         if self.data_ranks > 1:
-            self._shard(decoder, dtype)
+            self._shard(decoder)
 
-    def _shard(self, decoder: Decoder, dtype: torch.dtype | None) -> None:
+    def _shard(self, decoder: Decoder) -> None:
         """Let FSDP have each block, and what is left as one."""
         dims = {weight: self._free_dim(name) for name, weight in self._named(decoder) if name in self.cuts}
         for weight, dim in dims.items():
@@ -68,10 +67,9 @@ class Sharding:
         settings: dict[str, Any] = {"mesh": self._mesh[DATA]}
         # the other side than tensor parallelism has, so that each rank's share is one rectangle
         settings["shard_placement_fn"] = lambda weight: Shard(dims[weight]) if weight in dims else None
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        # weights are gathered as they are: under mixed precision each operation rounds them as it does in one process
         for block in decoder.blocks:
-            fully_shard(block, mp_policy=policy if dtype is not None else MixedPrecisionPolicy(), **settings)
-        # embeddings, norms and the vocabulary as they are: they are few, and their rounding shows in the loss
+            fully_shard(block, **settings)
         fully_shard(decoder, **settings)
         register_fsdp_forward_method(decoder, "hidden")  # what training calls
 
@@ -167,7 +165,7 @@ def shard(model: LightningModule, trainer: Trainer, mesh: DeviceMesh) -> Shardin
     """
     for reason in _obstacles(model, trainer):
         raise ConfigError(f"trainer.strategy shards the weights: {reason}")
-    return Sharding(model, mesh, torch.bfloat16 if str(trainer.precision) == "bf16-mixed" else None)
+    return Sharding(model, mesh)
 
 
 def local(tensor: Tensor) -> Tensor:
