@@ -1,6 +1,6 @@
 """One contender of ``train_speed`` in a process of its own: build, warm up, then time a few steps for every turn.
 
-Started by ``train_speed`` with XLab's interpreter or with the peers'. Letters: B batch, T positions, V vocabulary.
+Started by ``train_speed`` with XLab's interpreter or with the peers'. Letters: B batch, T positions.
 """
 
 import argparse
@@ -11,10 +11,8 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
-from benchmarks.train_models import MODELS
+from benchmarks.train_models import contender
 from benchmarks.train_shape import Shape
 from benchmarks.turns import Answer, serve
 
@@ -43,23 +41,17 @@ def prepare_training(
 ) -> tuple[Answer, Callable[[], Answer]]:
     """Build and warm up; the work of a turn is one step untimed, for the caches, then ``steps`` timed ones."""
     torch.manual_seed(0)
-    model, logits_of = MODELS[model_name](shape)
+    model, loss_of = contender(model_name, shape, compiled=compiled)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(shape.vocab_size, (shape.batch_size, shape.seq_len + 1), generator=generator)
-    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].flatten()  # (B, T), (B·T,)
+    inputs, targets = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()  # (B, T) each
     dtype = matmul_dtype()
 
-    def loss_of(inputs: Tensor, targets: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
-            return F.cross_entropy(logits_of(inputs).flatten(0, 1), targets)  # from (B·T, V)
-
-    if compiled:
-        loss_of = torch.compile(loss_of)
-
     def step() -> float:
-        loss = loss_of(inputs, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype is torch.bfloat16):
+            loss = loss_of(inputs, targets)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

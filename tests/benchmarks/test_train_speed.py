@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.train_models import xlab_decoder
+from benchmarks.train_models import contender, xlab_decoder
 from benchmarks.train_plain import PlainLlama
 from benchmarks.train_report import NOT_MEASURED, as_markdown, as_text, figures
 from benchmarks.train_shape import TINY, Shape
@@ -46,19 +47,26 @@ def test_a_quick_run_measures_xlab_and_says_what_it_could_not_measure(
 
 @pytest.mark.parametrize("shape", [TINY, Shape(n_layers=1, d_model=48, n_heads=3, d_ff=40, vocab_size=72, seq_len=16)])
 def test_the_arithmetic_of_a_step_is_what_pytorch_counts(shape: Shape) -> None:
-    model, logits_of = xlab_decoder(shape)
+    model = xlab_decoder(shape)
     ids = torch.randint(shape.vocab_size, (shape.batch_size, shape.seq_len))
     # in single products PyTorch multiplies, and counts, the half of the scores that the causal mask throws away
     masked = 3 * shape.n_layers * 2 * shape.d_model * shape.seq_len * shape.tokens
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        logits_of(ids).sum().backward()
+        model(ids).sum().backward()
     assert counter.get_total_flops() == shape.flops + masked
     assert sum(parameter.numel() for parameter in model.parameters()) == weights(shape)
 
 
+def test_xlab_s_way_to_the_loss_is_cross_entropy() -> None:
+    model, loss_of = contender("xlab", TINY, compiled=False)
+    ids = torch.randint(TINY.vocab_size, (2, TINY.seq_len + 1))
+    expected = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+    torch.testing.assert_close(loss_of(ids[:, :-1], ids[:, 1:]), expected)
+
+
 def test_the_plain_model_is_the_same_model() -> None:
     torch.manual_seed(0)
-    composed, plain = xlab_decoder(TINY)[0], PlainLlama(TINY)
+    composed, plain = xlab_decoder(TINY), PlainLlama(TINY)
     names = {"attention_norm": "norms.0", "feed_forward_norm": "norms.1", "attention.": "", "feed_forward.": ""}
     state = {}
     for name, weight in composed.state_dict().items():
