@@ -59,6 +59,7 @@ def test_the_kernel_takes_it_where_it_is_faster_and_nowhere_else(monkeypatch: py
     assert taken == [1]
     queries, keys, _ = parts()
     assert not is_faster(queries[:, :, -1:], keys)  # a step of decoding
+    assert not is_faster(queries, keys.float())  # of a wider cache
     assert is_faster(queries.to("meta"), keys.to("meta")) is False
     monkeypatch.setattr(cpu_attention, "MOST_BYTES", 2 * 4 * 9 * 9 * 2 - 1)
     assert not is_faster(queries, keys)

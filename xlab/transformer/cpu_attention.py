@@ -15,7 +15,8 @@ MOST_BYTES = 2**26  # of the scores, which are kept for the backward pass
 
 def is_faster(queries: Tensor, keys: Tensor) -> bool:
     """Tell whether ``causal_attention`` is what to take for queries and keys of (B, H, T, Dh) of one text."""
-    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16:
+    # a cache may hold wider keys than autocast makes queries
+    if queries.device.type != "cpu" or queries.dtype != torch.bfloat16 or keys.dtype != torch.bfloat16:
         return False
     if queries.size(2) == 1 or queries.size(2) != keys.size(2):
         return False
