@@ -32,7 +32,7 @@ BATCH = 16
 # train_speed's model, on windows of its length
 SHAPE = (
     *("--data.vocab_size=8192", "--data.seq_len=256", "--model.d_model=384", "--model.n_layers=6"),
-    *("--model.n_heads=6", "--model.d_ff=1024"),
+    *("--model.n_heads=6", "--model.d_ff=1024", "--model.schedule.warmup_steps=10"),
 )
 QUICK = (
     *("--data.vocab_size=300", "--data.seq_len=32", "--model.d_model=16", "--model.n_layers=1", "--model.n_heads=2"),
