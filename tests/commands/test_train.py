@@ -350,7 +350,7 @@ class TestProcesses:
         with pytest.raises(SystemExit):
             run(subcommand, ["--help"])
         lines = capsys.readouterr().out.splitlines()
-        assert 30 < len(lines) < 110
+        assert 30 < len(lines) < 112
         assert max(map(len, lines)) <= 120
         assert any("--data.batch_size" in line for line in lines)
 

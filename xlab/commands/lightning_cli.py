@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 import warnings
+from argparse import SUPPRESS
 from pathlib import Path
 from typing import Any, Literal
 
@@ -78,6 +79,8 @@ class XLabCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         help_text = "Compile training steps: true, false, or auto: where the run is long enough for it to pay."
+        if subcommand != "fit":  # a run's config.yaml may be given to all of them
+            help_text = SUPPRESS
         parser.add_argument("--compile", type=bool | Literal["auto"], default="auto", help=help_text)
         if subcommand in ("validate", "test"):
             parser.add_argument("--json", type=str | None, default=None, help="File to write the figures to.")
