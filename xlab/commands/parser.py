@@ -114,7 +114,7 @@ def raise_own_words(error: ValueError) -> None:
 
 def _described(action: argparse.Action) -> list[str]:
     option = next((name for name in action.option_strings if name.startswith("--")), "")
-    if not option or option.endswith("+") or action.dest.endswith(".help"):
+    if not option or option.endswith("+") or action.dest.endswith(".help") or action.help == argparse.SUPPRESS:
         return []
     default = action.default
     if isinstance(default, Namespace | dict):
