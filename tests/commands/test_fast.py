@@ -11,7 +11,7 @@ import yaml
 from commands_setup import small
 
 from xlab import checkpoints
-from xlab.commands.fast import choose, compile_where_it_pays, line, uncompiled_seconds
+from xlab.commands.fast import CompiledAlike, choose, compile_where_it_pays, line, uncompiled_seconds
 from xlab.commands.lightning_cli import run
 from xlab.commands.trial_settings import settings_of
 from xlab.errors import XLabError
@@ -174,3 +174,21 @@ def test_the_line() -> None:
     assert line("bf16-mixed", adam, compiled=True, reason=None) == "fast: bf16-mixed, fused AdamW, compiled"
     own = line("32-true", "mine.Own", compiled=False, reason="there is no C++ compiler; install g++")
     assert own == "fast: 32-true, Own, not compiled: there is no C++ compiler; install g++"
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*deprecated")  # inductor's own imports
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("own", [True, False])
+def test_ranks_compile_as_the_first_does(first: bool, own: bool) -> None:
+    data: Any = SimpleNamespace(hparams={"packing": "ContiguousWindows"})
+    model = XLabModel(vocab_size=11, max_len=8, d_model=8, n_layers=1, n_heads=1)
+    if own:
+        model.training_pass = CompiledPass(model.decoder, model.objective)
+    asked = []
+    strategy = SimpleNamespace(broadcast=lambda found: asked.append(found) or first)
+    trainer: Any = SimpleNamespace(world_size=2, strategy=strategy)
+    CompiledAlike(data).on_fit_start(trainer, model)
+    assert asked == [own]
+    assert model.training_pass.is_compiled is first
+    alone: Any = SimpleNamespace(world_size=1, strategy=None)
+    CompiledAlike(data).on_fit_start(alone, model)

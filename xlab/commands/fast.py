@@ -4,14 +4,14 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from xlab.datamodules import XLabDataModule
 from xlab.lab.plan_steps import batch_shape, packing_of
 from xlab.models import XLabModel
-from xlab.training.compiling import CompiledPass, eager_seconds, obstacle, pays
+from xlab.training.compiling import CompiledPass, TrainingPass, eager_seconds, obstacle, pays
 from xlab.training.peak import PeakFlops
 from xlab.training.precision import device_of, fast_precision, refuse_imitated
 from xlab.transformer.flops import flops_per_token
@@ -88,13 +88,42 @@ def compile_where_it_pays(
     if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
         return f"{type(trainer.strategy).__name__} changes the model that would be compiled"
     settings: Any = data.hparams
-    ragged = packing_of(settings).batch_size(2) == 1  # it makes whole batches, each of its own shape
     documents = bool(settings["document_mask"])
-    hindrance = obstacle(model.decoder, device, with_documents=documents, ragged=ragged)
+    hindrance = obstacle(model.decoder, device, with_documents=documents, ragged=_is_ragged(data))
     if hindrance is not None:
         return hindrance
-    model.training_pass = CompiledPass(model.decoder, model.objective, ragged=ragged, say=_say)
+    model.training_pass = _compiled_pass(model, data)
     return None
+
+
+class CompiledAlike(Callback):
+    """Lets all ranks compile, or none, as the first does: each measured a peak of its own, which decides.
+
+    Args:
+        data: of the run.
+    """
+
+    def __init__(self, data: XLabDataModule) -> None:
+        self._data = data
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.world_size == 1 or not isinstance(pl_module, XLabModel):
+            return
+        first = trainer.strategy.broadcast(pl_module.training_pass.is_compiled)
+        if first and not pl_module.training_pass.is_compiled:
+            pl_module.training_pass = _compiled_pass(pl_module, self._data)
+        elif pl_module.training_pass.is_compiled and not first:
+            pl_module.training_pass = TrainingPass(pl_module.decoder, pl_module.objective)
+
+
+def _compiled_pass(model: XLabModel, data: XLabDataModule) -> CompiledPass:
+    return CompiledPass(model.decoder, model.objective, ragged=_is_ragged(data), say=_say)
+
+
+def _is_ragged(data: XLabDataModule) -> bool:
+    """Tell whether a packing makes whole batches, each of its own shape."""
+    settings: Any = data.hparams
+    return packing_of(settings).batch_size(2) == 1
 
 
 def uncompiled_seconds(trainer: Trainer, model: XLabModel, data: XLabDataModule, per_second: float) -> float:

@@ -23,7 +23,7 @@ from xlab import checkpoints, sharded_checkpoints
 from xlab.checkpoint_files import WholeFiles
 from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, shown
 from xlab.commands.console import INTERRUPTED, TERMINATED
-from xlab.commands.fast import choose, compile_where_it_pays, line
+from xlab.commands.fast import CompiledAlike, choose, compile_where_it_pays, line
 from xlab.commands.launch import RunOfLaunch, gone_on, ranks_of_torchrun
 from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser, raise_own_words
@@ -166,7 +166,7 @@ class XLabCLI(LightningCLI):
         earlier = Run(resumable(path).parent.parent).record if path else {}
         peak = self._peak = PeakFlops(earlier.get("peak"))
         own = [Throughput(peak), LearningRates(), ValidateAtEnd(), InterruptNotice()]
-        own += [RunRecord(folder, path and str(path), peak), RunOfLaunch(folder)]
+        own += [RunRecord(folder, path and str(path), peak), RunOfLaunch(folder), CompiledAlike(self.datamodule)]
         if not any(isinstance(callback, SpikePolicy) for callback in asked):
             own.append(StopAtSpike())
         if keeps and not any(isinstance(callback, BestAndLast) for callback in asked):
