@@ -61,6 +61,11 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
         "value_mix": ValueEmbeddings,
     },
     "sinks": {"attention": partial(MultiHeadAttention, sinks=True, **WINDOWS)},
+    "key shift": {
+        "attention": partial(GroupedQueryAttention, n_kv_heads=2, key_shift=0.5),
+        "position": partial(RotaryPosition, fraction=0.5),
+        "value_mix": ValueEmbeddings,
+    },
 }
 
 

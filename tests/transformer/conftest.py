@@ -66,6 +66,11 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "QK-norm": {"attention": partial(GroupedQueryAttention, n_kv_heads=2, qk_norm=HeadQKNorm)},
     "QK-norm over the width": {"attention": partial(GroupedQueryAttention, n_kv_heads=2, qk_norm=WidthQKNorm)},
+    "key shift": {
+        "attention": partial(GroupedQueryAttention, n_kv_heads=2, key_shift=0.67),
+        "position": partial(RotaryPosition, fraction=0.34),
+    },
+    "key shift and windows": {"attention": partial(MultiHeadAttention, key_shift=0.5, **SMALL_WINDOWS)},
     "a third of the head turns": {"position": partial(RotaryPosition, fraction=0.34)},
     "linear scaling": {"position": partial(RotaryPosition, scaling=LinearScaling(2.0))},
     "NTK scaling": {"position": partial(RotaryPosition, scaling=DynamicNTKScaling(2.0, 6))},

@@ -128,3 +128,22 @@ def test_queries_and_keys_meet_as_wide_as_the_values() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         attention(torch.randn(1, 6, 8), context(NoPosition(8, 2, 6), 6))
     assert [x.dtype for x in seen] == [torch.bfloat16] * 3
+
+
+def test_a_shifted_key_has_its_last_numbers_from_the_token_before() -> None:
+    torch.manual_seed(0)
+    attention = MultiHeadAttention(8, 2, 0, key_shift=0.5)
+    x = torch.randn(1, 5, 8)
+    _, keys, values = attention.qkv(x).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)  # 3 of (B, H, T, Dh)
+    place = Placement(5, torch.device("cpu"))
+    shifted, same = place.store(0, keys, values, None, attention.handed_on)
+    assert torch.equal(same, values)
+    assert torch.equal(shifted[..., :2], keys[..., :2])
+    assert torch.equal(shifted[:, :, 1:, 2:], keys[:, :, :-1, 2:])
+    assert not shifted[:, :, 0, 2:].any()  # a text begins with nothing to take
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_key_is_not_shifted_as_a_whole(share: float) -> None:
+    with pytest.raises(ConfigError, match=r"key_shift must be in \[0, 1\), got"):
+        MultiHeadAttention(8, 2, 0, key_shift=share)

@@ -14,7 +14,7 @@ from torch import Tensor
 from xlab.inference.packed_linear import register
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kernels import FusedAttention
-from xlab.transformer.kv_cache import FUSED, KVCache, Placement, in_sight
+from xlab.transformer.kv_cache import FUSED, KVCache, Placement, in_sight, put
 
 _numbers = count()
 
@@ -51,10 +51,15 @@ class FixedPlacement(Placement):
             return in_sight(self.positions, self.positions + 1, self.rings[window], window).unsqueeze(1)
         return self.seen & (self.key_positions > self.positions[:, None, None] - window)
 
-    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+    def store(
+        self, layer: int, keys: Tensor, values: Tensor, window: int | None = None, handed_on: int = 0
+    ) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.keys[layer], self.values[layer]
-        slots = self.positions % all_keys.size(2)
-        all_keys[self.rows, :, slots] = keys.transpose(1, 2)
+        n_places = all_keys.size(2)
+        slots, next_slots = self.positions % n_places, (self.positions + 1) % n_places
+        all_heads = slice(None)
+        at, after = (self.rows, all_heads, slots), (self.rows, all_heads, next_slots)
+        put(all_keys, keys.transpose(1, 2), handed_on, at, after)
         all_values[self.rows, :, slots] = values.transpose(1, 2)
         if window in self.rings:
             return all_keys, all_values

@@ -82,9 +82,10 @@ class Attention(nn.Module):
         windows: how far the layers see, in tokens, the query's own among them; None sees everything. Layer i takes
             the i-th, and they begin again at their end.
         kernel: mixes values; PyTorch's own if not given.
+        key_shift: share of a key's numbers, its last, that stand in the key of the next token.
 
     Raises:
-        ConfigError: for heads that do not divide evenly, a dropout outside [0, 1), or a window below 1.
+        ConfigError: for heads that do not divide evenly, a dropout or a key_shift outside [0, 1), or a window below 1.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Attention(nn.Module):
         head_dim: int | None = None,
         windows: Sequence[int | None] | None = None,
         kernel: FusedAttention | None = None,
+        key_shift: float = 0.0,
     ) -> None:
         super().__init__()
         n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
@@ -108,11 +110,14 @@ class Attention(nn.Module):
             raise ConfigError(f"n_heads must be divisible by n_kv_heads, got {n_heads} and {n_kv_heads}")
         if not 0 <= dropout < 1:
             raise ConfigError(f"attention dropout must be in [0, 1), got {dropout}")
+        if not 0 <= key_shift < 1:
+            raise ConfigError(f"attention's key_shift must be in [0, 1), got {key_shift}")
         self.n_heads, self.n_kv_heads = n_heads, n_kv_heads
         self.head_dim = d_model // n_heads if head_dim is None else head_dim
         self.layer_index = layer_index
         self.dropout = dropout
         self.window = _window_of(windows, layer_index)
+        self.handed_on = int(self.head_dim * key_shift)  # numbers of a key
         self.kernel = FusedAttention() if kernel is None else kernel
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
@@ -133,7 +138,7 @@ class Attention(nn.Module):
         """
         # under mixed precision a norm may have made them wider
         queries, keys = queries.to(values.dtype), keys.to(values.dtype)
-        keys, values = context.placement.store(self.layer_index, keys, values, self.window)
+        keys, values = context.placement.store(self.layer_index, keys, values, self.window, self.handed_on)
         mask, is_causal = context.masking(self.window)
         n_tokens = queries.size(2)
         is_grouped = self.n_kv_heads < self.n_heads
@@ -162,6 +167,10 @@ class Attention(nn.Module):
 class GroupedQueryAttention(Attention):
     """Groups of query heads share a key-value head (Ainslie et al. 2023, arXiv 2305.13245).
 
+    With a ``key_shift`` a query finds what stood behind a token like its own in one layer, where it otherwise takes
+    two (Xu et al. 2024, arXiv 2411.19574, who learn the shares; cut by numbers, as in modded-nanogpt of December 2025).
+    What is handed on should not turn with its place: give ``RotaryPosition`` a ``fraction`` of the rest.
+
     Args:
         d_model: width D of the model.
         n_heads: number of query heads H.
@@ -177,6 +186,7 @@ class GroupedQueryAttention(Attention):
         scale: of the scores; 1 / √Dh if not given.
         cap: soft cap of the scores.
         sinks: whether each head has a learned score of looking at nothing.
+        key_shift: share of a head's key that comes from the token before, its last numbers.
     """
 
     def __init__(
@@ -194,10 +204,11 @@ class GroupedQueryAttention(Attention):
         scale: float | None = None,
         cap: float | None = None,
         sinks: bool = False,
+        key_shift: float = 0.0,
     ) -> None:
         is_plain = cap is None and not sinks
         kernel = FusedAttention(scale) if is_plain else ExplicitAttention(n_heads, scale, cap, sinks)
-        super().__init__(d_model, n_heads, layer_index, n_kv_heads, dropout, head_dim, windows, kernel)
+        super().__init__(d_model, n_heads, layer_index, n_kv_heads, dropout, head_dim, windows, kernel, key_shift)
         # one product is faster than three: H heads of queries, then G of keys, then G of values
         self.qkv = nn.Linear(d_model, (n_heads + 2 * n_kv_heads) * self.head_dim, bias=bias)
         self.qk_norm = None if qk_norm is None else qk_norm(self.head_dim, n_heads, n_kv_heads)
@@ -232,6 +243,7 @@ class MultiHeadAttention(GroupedQueryAttention):
         scale: of the scores; 1 / √Dh if not given.
         cap: soft cap of the scores.
         sinks: whether each head has a learned score of looking at nothing.
+        key_shift: share of a head's key that comes from the token before, its last numbers.
     """
 
     def __init__(
@@ -248,8 +260,9 @@ class MultiHeadAttention(GroupedQueryAttention):
         scale: float | None = None,
         cap: float | None = None,
         sinks: bool = False,
+        key_shift: float = 0.0,
     ) -> None:
-        own = (bias, dropout, out_bias, head_dim, qk_norm, windows, scale, cap, sinks)
+        own = (bias, dropout, out_bias, head_dim, qk_norm, windows, scale, cap, sinks, key_shift)
         super().__init__(d_model, n_heads, layer_index, n_heads, *own)
 
 
@@ -270,6 +283,7 @@ class MultiQueryAttention(GroupedQueryAttention):
         scale: of the scores; 1 / √Dh if not given.
         cap: soft cap of the scores.
         sinks: whether each head has a learned score of looking at nothing.
+        key_shift: share of a head's key that comes from the token before, its last numbers.
     """
 
     def __init__(
@@ -286,8 +300,9 @@ class MultiQueryAttention(GroupedQueryAttention):
         scale: float | None = None,
         cap: float | None = None,
         sinks: bool = False,
+        key_shift: float = 0.0,
     ) -> None:
-        own = (bias, dropout, out_bias, head_dim, qk_norm, windows, scale, cap, sinks)
+        own = (bias, dropout, out_bias, head_dim, qk_norm, windows, scale, cap, sinks, key_shift)
         super().__init__(d_model, n_heads, layer_index, 1, *own)
 
 

@@ -111,6 +111,7 @@ class Decoder(nn.Module):
         # a bias knows a key by its place, and a layer that keeps its window gives keys in another order
         has_bias = type(self.position).bias is not Position.bias
         self._cache_windows = [None if has_bias else attention.window for attention in attentions]
+        self._hands_on = any(attention.handed_on for attention in attentions)
         for _, head_dim in self._cache_shapes:
             if self.position.head_dim not in (None, head_dim):
                 raise ConfigError(
@@ -210,13 +211,17 @@ class Decoder(nn.Module):
             device=weight.device,
             dtype=dtype or weight.dtype,
             windows=self._cache_windows,
+            hands_on=self._hands_on,
         )
 
     def cache_bytes(self, batch_size: int, max_len: int | None = None, *, dtype: torch.dtype | None = None) -> int:
         """How much memory ``make_cache`` would take."""
         capacity = self.max_len if max_len is None else max_len
         layers = zip(self._cache_shapes, self._cache_windows, strict=True)
-        numbers = sum(2 * heads * head_dim * places(capacity, window) for (heads, head_dim), window in layers)
+        numbers = sum(
+            2 * heads * head_dim * places(capacity, window, hands_on=self._hands_on)
+            for (heads, head_dim), window in layers
+        )
         return batch_size * numbers * (dtype or self.embedding.weight.dtype).itemsize
 
     @torch.no_grad()

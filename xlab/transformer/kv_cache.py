@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from xlab.errors import ConfigError, GenerationError
@@ -16,12 +17,15 @@ from xlab.transformer.key_ranges import QUERIES_AT_ONCE, window_ranges
 from xlab.transformer.positions import Position
 
 FUSED = FusedAttention()
+_ALL = slice(None)
 SLACK = 512  # tokens that may be fed at once, or taken back, where a layer keeps no more than its window
 
 
-def places(capacity: int, window: int | None) -> int:
-    """How many tokens a layer of that window keeps in a cache of that capacity."""
-    return capacity if window is None else min(capacity, window + SLACK)
+def places(capacity: int, window: int | None, *, hands_on: bool = False) -> int:
+    """How many places a layer of that window has in a cache of that capacity."""
+    if window is not None and window + SLACK < capacity:
+        return window + SLACK
+    return capacity + hands_on
 
 
 def in_sight(queries: Tensor, ends: Tensor | int, n_slots: int, window: int) -> Tensor:
@@ -40,6 +44,31 @@ def in_sight(queries: Tensor, ends: Tensor | int, n_slots: int, window: int) -> 
     held = (last - (last - slots) % (window + SLACK)).unsqueeze(-2)  # the token in each slot, (..., 1, S)
     queries = queries.unsqueeze(-1)
     return (held >= 0) & (held <= queries) & (held > queries - window)
+
+
+def hand_on(keys: Tensor, width: int, positions: Tensor) -> Tensor:
+    """Keys whose last numbers are those of the token before, (B, H, T, Dh); a text's first token has zeros there.
+
+    Args:
+        keys: (B, H, T, Dh).
+        width: how many numbers of each are handed on.
+        positions: of the tokens in their texts, (T,) or (B, T).
+    """
+    own, last = keys.split_with_sizes((keys.size(-1) - width, width), dim=-1)
+    before = F.pad(last[:, :, :-1], (0, 0, 1, 0))
+    if positions.dim() == 2:
+        before = before * (positions > 0)[:, None, :, None]
+    return torch.cat((own, before), dim=-1)
+
+
+def put(held: Tensor, keys: Tensor, width: int, places: tuple[Any, ...], next_places: tuple[Any, ...]) -> None:
+    """Store keys at their places, and what they hand on, their last ``width`` numbers, at those of the next tokens."""
+    if not width:
+        held[places] = keys
+        return
+    own = keys.size(-1) - width
+    staying, leaving = (*places, slice(own)), (*next_places, slice(own, None))
+    held[staying], held[leaving] = keys[..., :own], keys[..., own:]
 
 
 class Placement:
@@ -97,12 +126,22 @@ class Placement:
             return None, True
         return None, False
 
-    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+    def store(
+        self, layer: int, keys: Tensor, values: Tensor, window: int | None = None, handed_on: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """Keep what the tokens offer, (B, H, T, Dh); give back all that there is to see, (B, H, S, Dh).
 
         That is from ``first_key`` on; where a layer keeps no more than its window, in an order that ``masking`` knows.
+
+        Args:
+            layer: from 0.
+            keys: (B, H, T, Dh).
+            values: (B, H, T, Dh).
+            window: of the layer.
+            handed_on: how many numbers of a key, its last, are part of the next token's instead. A cache keeps them
+                there from the beginning: whoever goes on behind a token, now or after a rewind, finds them.
         """
-        return keys, values
+        return (hand_on(keys, handed_on, self.positions) if handed_on else keys), values
 
     def mix(
         self,
@@ -144,6 +183,7 @@ class KVCache:
         device: where to keep it.
         dtype: of keys and values.
         windows: of each layer; None sees everything, and without the list all do.
+        hands_on: whether keys hand numbers on to those of the next tokens: a row's last token, too, has a place for it.
 
     Attributes:
         rings: the windows whose layers keep no more than that, and how many places they have.
@@ -161,6 +201,7 @@ class KVCache:
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         windows: Sequence[int | None] | None = None,
+        hands_on: bool = False,
     ) -> None:
         if batch_size < 1 or capacity < 1:
             raise ConfigError(f"a KV cache needs at least one row and one place, got {batch_size} × {capacity}")
@@ -171,8 +212,9 @@ class KVCache:
 
         self.capacity = capacity
         self.windows = [None] * len(shapes) if windows is None else list(windows)
+        self.hands_on = hands_on
         kept = [
-            (heads, places(capacity, window), head_dim)
+            (heads, places(capacity, window, hands_on=hands_on), head_dim)
             for (heads, head_dim), window in zip(shapes, self.windows, strict=True)
         ]
         # layers of one shape are one tensor, so that rows are copied in one operation
@@ -204,6 +246,11 @@ class KVCache:
     def shortest(self) -> int:
         """Tokens held by the shortest row."""
         return min(self._lengths)
+
+    @property
+    def empty_rows(self) -> list[int]:
+        """Rows without a token."""
+        return [row for row, length in enumerate(self._lengths) if not length]
 
     @property
     def is_uniform(self) -> bool:
@@ -264,7 +311,7 @@ class KVCache:
         Args:
             rows: (B',), int64; as many as before are copied in place, another number gets memory of its own.
         """
-        used = self.longest
+        used = self._reach(self.longest)
         chosen = [block[:, :, :, :used].index_select(1, rows) for block in self._blocks]  # copies: rows may swap
         if len(rows) != self.batch_size:
             shapes = [(layer.size(1), layer.size(3)) for layer in self.keys]
@@ -275,12 +322,14 @@ class KVCache:
                 device=rows.device,
                 dtype=self.keys[0].dtype,
                 windows=self.windows,
+                hands_on=self.hands_on,
             )
             self.keys, self.values, self._blocks = other.keys, other.values, other._blocks
         for block, held in zip(self._blocks, chosen, strict=True):
             block[:, :, :, :used] = held
         # rows of equal length stay so, whichever they are: no need to wait for the device to say
-        self._lengths = [used] * len(rows) if self.is_uniform else [self._lengths[row] for row in rows.tolist()]
+        longest = self.longest
+        self._lengths = [longest] * len(rows) if self.is_uniform else [self._lengths[row] for row in rows.tolist()]
 
     def rows(self, start: int, stop: int) -> "KVCache":
         """The rows ``start`` to ``stop`` as a cache over the same memory, which counts its own tokens from now on."""
@@ -299,10 +348,15 @@ class KVCache:
         """Zero all but the first ``lengths`` tokens of each row: a NaN left there would reach its next text."""
         for block in self._blocks:
             for row, length in enumerate(lengths):
-                block[:, row, :, length:] = 0
+                block[:, row, :, self._reach(length) :] = 0
+
+    def _reach(self, length: int) -> int:
+        """How many places so many tokens have written to."""
+        return length + 1 if self.hands_on and length else length
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], *, length: int) -> None:
         """Give each row ``targets[i]`` the first ``length`` tokens of row ``sources[i]``, as they were before."""
+        length = self._reach(length)
         if set(sources) & set(targets):  # all are read before one is written
             device = self.keys[0].device
             read, written = torch.tensor(sources, device=device), torch.tensor(targets, device=device)
@@ -342,19 +396,25 @@ class _UniformPlacement(Placement):
             return super().visible(window)
         return in_sight(self.positions, self.end, min(self.end, window + SLACK), window)
 
-    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+    def store(
+        self, layer: int, keys: Tensor, values: Tensor, window: int | None = None, handed_on: int = 0
+    ) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
+        if handed_on and self.start == 0:
+            all_keys[:, :, 0, -handed_on:] = 0
         if window not in self.cache.rings:
-            all_keys[:, :, self.start : self.end] = keys
-            all_values[:, :, self.start : self.end] = values
+            here, after = slice(self.start, self.end), slice(self.start + 1, self.end + 1)
+            put(all_keys, keys, handed_on, (_ALL, _ALL, here), (_ALL, _ALL, after))
+            all_values[:, :, here] = values
             first = self.first_key(window)
             return all_keys[:, :, first : self.end], all_values[:, :, first : self.end]
         n_places = self.cache.rings[window]
         slots = self.positions[-n_places:] % n_places
-        all_keys[:, :, slots] = keys[:, :, -n_places:].to(all_keys.dtype)
+        kept = keys[:, :, -n_places:].to(all_keys.dtype)
+        put(all_keys, kept, handed_on, (_ALL, _ALL, slots), (_ALL, _ALL, (slots + 1) % n_places))
         all_values[:, :, slots] = values[:, :, -n_places:].to(all_values.dtype)
         if self.start == 0:  # the first tokens may have no place any more
-            return keys, values
+            return super().store(layer, keys, values, window, handed_on)
         return all_keys[:, :, : self.end], all_values[:, :, : self.end]
 
 
@@ -365,6 +425,7 @@ class _RaggedPlacement(Placement):
         self.cache = cache
         self.end = cache.longest + n_tokens
         self.shortest = cache.shortest
+        self.fresh = cache.empty_rows
         device = cache.keys[0].device
         self.rows = torch.arange(cache.batch_size, device=device).unsqueeze(-1)  # (B, 1)
         self.positions = cache.lengths.unsqueeze(-1) + torch.arange(n_tokens, device=device)  # (B, T)
@@ -385,11 +446,17 @@ class _RaggedPlacement(Placement):
         ends = self.positions[:, -1:] + 1
         return in_sight(self.positions, ends, min(self.end, window + SLACK), window).unsqueeze(1)
 
-    def store(self, layer: int, keys: Tensor, values: Tensor, window: int | None = None) -> tuple[Tensor, Tensor]:
+    def store(
+        self, layer: int, keys: Tensor, values: Tensor, window: int | None = None, handed_on: int = 0
+    ) -> tuple[Tensor, Tensor]:
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
-        slots = self.positions % all_keys.size(2)
+        if handed_on and self.fresh:
+            all_keys[self.fresh, :, 0, -handed_on:] = 0
+        n_places = all_keys.size(2)
+        slots = self.positions % n_places
         # places by row are advanced indices around a slice, so that heads come after them: (B, T, H, Dh)
-        all_keys[self.rows, :, slots] = keys.transpose(1, 2).to(all_keys.dtype)
+        offered = keys.transpose(1, 2).to(all_keys.dtype)
+        put(all_keys, offered, handed_on, (self.rows, _ALL, slots), (self.rows, _ALL, (slots + 1) % n_places))
         all_values[self.rows, :, slots] = values.transpose(1, 2).to(all_values.dtype)
         first = self.first_key(window)
         return all_keys[:, :, first : self.end], all_values[:, :, first : self.end]
