@@ -12,6 +12,7 @@ from xlab import sharded_checkpoints
 from xlab.checkpoint_files import BackgroundFiles
 from xlab.errors import CheckpointError, ConfigError
 from xlab.sharded_checkpoints import LAYOUT, WEIGHTS, ShardWriter, state_key
+from xlab.training.muon import MuonAdamW
 from xlab.training.sharding import DATA, Sharding, local, refuse_optimizer
 
 
@@ -51,6 +52,8 @@ class Sharded(ModelParallelStrategy):
         super().setup_optimizers(trainer)
         for optimizer in self.optimizers:
             refuse_optimizer(optimizer)
+            if isinstance(optimizer, MuonAdamW) and trainer.world_size > 1:
+                optimizer.train_shards(self._sharding.exchange(self._module))
 
     def teardown(self) -> None:
         self._writer.wait()

@@ -6,7 +6,7 @@ Letters: N matrices of one shape, A rows, B columns.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -15,6 +15,10 @@ from torch.optim import AdamW, Optimizer
 from xlab.errors import ConfigError
 from xlab.training.optimizers import FACTOR, PARTS, TABLES, WIDENING
 from xlab.training.precision import fast_dtype
+from xlab.training.sharding import local
+
+if TYPE_CHECKING:
+    from xlab.training.layouts import Exchange
 
 # of the quintic that drives singular values towards 1 the faster the smaller they are (Jordan et al. 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -53,7 +57,8 @@ class MuonAdamW(Optimizer):
         fused: whether AdamW's part is one kernel.
 
     Raises:
-        ConfigError: for numbers out of range, when no projection is trained, or when weights are sharded.
+        ConfigError: for numbers out of range, when no projection is trained, or, in a step, when weights are
+            sharded and it was not told how.
     """
 
     def __init__(
@@ -89,6 +94,19 @@ class MuonAdamW(Optimizer):
             others = [{**group, MATRICES: False} for group in self._adamw.param_groups]
         groups = [*others, *({**settings, **group} for group in matrices)]
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
+        self._exchange: Exchange | None = None
+
+    def train_shards(self, exchange: "Exchange") -> None:
+        """Train weights that lie on several ranks: each keeps its share of the momentum, and makes some updates whole.
+
+        Args:
+            exchange: of these weights.
+        """
+        self._exchange = exchange
+        for group in self.param_groups:
+            if group[MATRICES]:  # what a weight holds is said of the whole, in checkpoints too
+                layouts = [exchange.layout(weight) for weight in group["params"]]
+                group[PARTS] = [own.rows or rows for own, rows in zip(layouts, group[PARTS], strict=True)]
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -119,15 +137,38 @@ class MuonAdamW(Optimizer):
         if not found:
             return
         weights, all_rows, gradients = (list(each) for each in zip(*found, strict=True))
+        if self._exchange is None and any(hasattr(weight, "to_local") for weight in weights):  # DTensors
+            raise ConfigError(
+                "MuonAdamW was not told how its weights are sharded; take xlab.strategies.Sharded, or ddp"
+            )
         for weight in weights:
             if "momentum_buffer" not in self.state[weight]:
                 self.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
-        buffers = [self.state[weight]["momentum_buffer"] for weight in weights]
+        buffers = [local(self.state[weight]["momentum_buffer"]) for weight in weights]
+        own, gradients = [local(weight) for weight in weights], [local(gradient) for gradient in gradients]
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         directions = list(torch._foreach_lerp(gradients, buffers, group["momentum"]) if group["nesterov"] else buffers)
-        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(own, 1 - group["lr"] * group["weight_decay"])
+        if self._exchange is None:
+            self._add_updates(own, directions, all_rows, group)
+            return
+
+        def updates(indices: list[int], wholes: list[Tensor]) -> list[Tensor]:
+            made = [torch.zeros_like(whole) for whole in wholes]
+            self._add_updates(made, wholes, [all_rows[i] for i in indices], group)
+            return made
+
+        torch._foreach_add_(own, self._exchange.changed(weights, directions, updates))
+
+    def _add_updates(
+        self,
+        matrices: Sequence[Tensor],
+        directions: Sequence[Tensor],
+        all_rows: Sequence[list[int]],
+        group: dict[str, Any],
+    ) -> None:
         parts = [part for d, rows in zip(directions, all_rows, strict=True) for part in d.split_with_sizes(rows)]
-        targets = [part for w, rows in zip(weights, all_rows, strict=True) for part in w.split_with_sizes(rows)]
+        targets = [part for m, rows in zip(matrices, all_rows, strict=True) for part in m.split_with_sizes(rows)]
         for target, update in zip(targets, orthogonalised(parts, ns_steps=group["ns_steps"]), strict=True):
             target.add_(update, alpha=-group["lr"] * self._adjusted(*target.shape))
 
@@ -237,9 +278,4 @@ def _check_matrices(groups: Sequence[dict[str, Any]]) -> None:
         raise ConfigError(
             "MuonAdamW finds no projection of the blocks among what is trained (model.freeze and model.lora hold them "
             "still); take torch.optim.AdamW"
-        )
-    if any(hasattr(weight, "to_local") for weight in weights):  # a DTensor: Newton–Schulz needs whole matrices
-        raise ConfigError(
-            "MuonAdamW does not train weights that are sharded over ranks; take torch.optim.AdamW, or trainer.strategy "
-            "ddp"
         )

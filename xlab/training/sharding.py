@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from xlab.errors import ConfigError
 from xlab.training.averaging import AveragedWeights
-from xlab.training.muon import MuonAdamW
+from xlab.training.layouts import Exchange, Layout
 from xlab.training.samples import SampleWriter
 from xlab.training.tensor_parallel import TensorPlan, divide
 from xlab.transformer.decoder import Decoder
@@ -25,7 +25,7 @@ from xlab.transformer.flops import flops_per_token
 
 DATA, TENSOR = "data_parallel", "tensor_parallel"  # names of the mesh's two sides
 # they look at whole matrices, or at all weights at once
-_NOT_ELEMENTWISE = (MuonAdamW, torch.optim.Muon, torch.optim.Adafactor, torch.optim.LBFGS)
+_NOT_ELEMENTWISE = (torch.optim.Muon, torch.optim.Adafactor, torch.optim.LBFGS)
 
 
 class Sharding:
@@ -143,18 +143,25 @@ class Sharding:
             for number, piece in enumerate(pieces)
         }
 
+    def layout(self, name: str, weight: Tensor) -> Layout:
+        """How a weight of the model lies on the ranks."""
+        dim = None
+        if isinstance(weight, DTensor):
+            (placement,) = weight.placements
+            assert isinstance(placement, Shard)
+            dim = placement.dim
+        return Layout(self.whole_shapes[name], self.data_ranks, self.tensor_ranks, self.cuts.get(name), dim)
+
     def share(self, name: str, whole: Tensor, weight: Tensor) -> Tensor:
         """Give what this rank holds of a whole weight, or of what an optimiser keeps for it; as ``weight`` lies."""
-        if name in self.cuts:
-            whole = self.cuts[name].of(whole, self._mesh[TENSOR].get_local_rank(), self.tensor_ranks)
-        if not isinstance(weight, DTensor):
-            return whole.clone()  # it may lie in a file that is mapped to memory
-        (placement,) = weight.placements
-        assert isinstance(placement, Shard)
-        chunks = whole.chunk(self.data_ranks, placement.dim)
-        rank = self._mesh[DATA].get_local_rank()
-        own = chunks[rank] if rank < len(chunks) else whole.narrow(placement.dim, 0, 0)
-        return laid_as(weight, own.clone(memory_format=torch.contiguous_format))
+        # a copy: it may be a view, or lie in a file that is mapped to memory
+        own = self.layout(name, weight).share(whole, dist.get_rank()).clone(memory_format=torch.contiguous_format)
+        return laid_as(weight, own)
+
+    def exchange(self, model: nn.Module) -> Exchange:
+        """Give an optimiser that looks at whole matrices the means to."""
+        self.settle()
+        return Exchange({weight: self.layout(name, weight) for name, weight in model.named_parameters()})
 
 
 def shard(model: LightningModule, trainer: Trainer, mesh: DeviceMesh) -> Sharding:
@@ -197,7 +204,7 @@ def _obstacles(model: LightningModule, trainer: Trainer) -> Iterable[str]:
 
 
 def refuse_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse an optimiser that does not treat each number of a weight by itself.
+    """Refuse an optimiser that does not treat each number of a weight by itself, and cannot borrow the rest of it.
 
     Raises:
         ConfigError: naming it.
@@ -205,7 +212,7 @@ def refuse_optimizer(optimizer: torch.optim.Optimizer) -> None:
     if isinstance(optimizer, _NOT_ELEMENTWISE):
         raise ConfigError(
             f"{type(optimizer).__name__} does not train weights that are sharded over ranks; take torch.optim.AdamW, "
-            "or trainer.strategy ddp"
+            "xlab.training.muon.MuonAdamW, or trainer.strategy ddp"
         )
 
 

@@ -4,7 +4,7 @@ Shoeybi et al. 2019, Megatron-LM, arXiv 1909.08053, section 3. Letters: n ranks,
 heads, G key-value heads, Dh width of a head, F inner width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,6 +44,11 @@ class Cut:
         """Give a rank's share, a copy."""
         pieces = [part.chunk(n_ranks, self.dim)[rank] for part in whole.split_with_sizes(self.parts, self.dim)]
         return torch.cat(pieces, self.dim)
+
+    def whole(self, shares: Sequence[Tensor]) -> Tensor:
+        """Put the shares of all ranks together."""
+        of_parts = zip(*(self.pieces(share, len(shares)) for share in shares), strict=True)
+        return torch.cat([torch.cat(pieces, self.dim) for pieces in of_parts], self.dim)
 
     def pieces(self, share: Tensor, n_ranks: int) -> tuple[Tensor, ...]:
         """Give views of a rank's share, one of each part."""
