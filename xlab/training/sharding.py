@@ -56,13 +56,17 @@ class Sharding:
 
     def _shard(self, decoder: Decoder) -> None:
         """Let FSDP have each block, and what is left as one."""
-        dims = {weight: self._free_dim(name) for name, weight in self._named(decoder) if name in self.cuts}
-        for weight, dim in dims.items():
-            if weight.size(dim) % self.data_ranks:
+        dims: dict[nn.Parameter, int] = {}
+        for name, weight in self._named(decoder):
+            if name not in self.cuts:
+                continue
+            dim = dims[weight] = self._free_dim(name)
+            if dim and weight.size(dim) % self.data_ranks:  # rows may be dealt out unevenly
+                size = "model.value_mix's gate_width" if ".gates." in name else "model.d_model"
                 raise ConfigError(
-                    f"a weight of {tuple(weight.shape)}, divided by tensor parallelism, cannot be sharded over "
-                    f"{self.data_ranks} ranks as well; choose a model.d_model that {self.data_ranks} divides, or take "
-                    "conf/extra/fsdp.yaml"
+                    f"{name.removeprefix('decoder.')}, divided by tensor parallelism, cannot be sharded over "
+                    f"{self.data_ranks} ranks as well: it has {weight.size(dim)} columns; choose a {size} that "
+                    f"{self.data_ranks} divides, or take conf/extra/fsdp.yaml"
                 )
         settings: dict[str, Any] = {"mesh": self._mesh[DATA]}
         # the other side than tensor parallelism has, so that each rank's share is one rectangle
@@ -138,10 +142,14 @@ class Sharding:
         if isinstance(tensor, DTensor):
             mesh, placements = self._mesh, [Shard(self._free_dim(name)), *placements]
         pieces = cut.pieces(local(tensor).detach(), self.tensor_ranks)
-        return {
-            f"/{number}" if len(pieces) > 1 else "": DTensor.from_local(piece, mesh, placements, run_check=False)
-            for number, piece in enumerate(pieces)
-        }
+        across = self.whole_shapes[name][self._free_dim(name)]
+        stored: dict[str, Tensor] = {}
+        for number, (piece, size) in enumerate(zip(pieces, cut.parts, strict=True)):
+            shape = (size, across) if cut.dim == 0 else (across, size)  # of what the ranks have together
+            lies: dict[str, Any] = {"shape": torch.Size(shape), "stride": (shape[1], 1), "run_check": False}
+            own = DTensor.from_local(piece, mesh, placements, **lies)
+            stored[f"/{number}" if len(pieces) > 1 else ""] = own
+        return stored
 
     def layout(self, name: str, weight: Tensor) -> Layout:
         """How a weight of the model lies on the ranks."""
