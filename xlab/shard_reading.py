@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from xlab.errors import CheckpointError
 
-# what the index of torch's format is made of; nothing else is unpickled
+# the classes that the index of torch's format is made of
 _INDEX = {
     "torch.distributed.checkpoint.metadata": {
         *("Metadata", "MetadataIndex", "TensorStorageMetadata", "ChunkStorageMetadata", "TensorProperties"),
@@ -23,9 +23,6 @@ _INDEX = {
     },
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
     "torch": {"Size", "device"},
-    "torch.serialization": {"_get_layout"},
-    "builtins": {"getattr"},
-    "pathlib": {"PosixPath", "PurePosixPath", "Path"},
 }
 
 
@@ -47,14 +44,40 @@ class PlainReader(FileSystemReader):
 
 
 class _IndexUnpickler(pickle.Unpickler):
+    """Knows the index's own classes, and stand-ins for the rest: Path could write files, getattr reach anything."""
+
     def find_class(self, module: str, name: str) -> Any:
-        kind: Any
         if name in _INDEX.get(module, ()):
             return super().find_class(module, name)
         if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            kind = getattr(torch, name)
-            return kind
+            return getattr(torch, name)
+        if (stand_in := _STAND_INS.get((module, name))) is not None:
+            return stand_in
         raise pickle.UnpicklingError(f"its index names {module}.{name}, which is none of its parts")
+
+
+def _layout(name: str) -> torch.layout:
+    layout = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(layout, torch.layout):
+        raise pickle.UnpicklingError(f"its index names the layout {name!r}, which there is not")
+    return layout
+
+
+def _member(kind: Any, name: str) -> Any:
+    if kind is not _MEM_FORMAT_ENCODING or name not in kind.__members__:
+        raise pickle.UnpicklingError(f"its index asks for {name!r}, which is none of its parts")
+    return kind[name]
+
+
+def _path(*parts: str) -> str:
+    return "/".join(parts)  # where it was written; nobody goes there
+
+
+_STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {
+    ("torch.serialization", "_get_layout"): _layout,
+    ("builtins", "getattr"): _member,  # as some Pythons pickle what is of an Enum
+    **{(module, name): _path for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "PurePosixPath")},
+}
 
 
 def read_shards(folder: Path, cut: Mapping[str, Any], is_wanted: Callable[[str], bool]) -> dict[str, Tensor]:

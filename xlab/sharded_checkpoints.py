@@ -8,7 +8,6 @@ killed, it names whole ones.
 import contextlib
 import copy
 import os
-import pickle
 import secrets
 import shutil
 import tempfile
@@ -120,7 +119,7 @@ def load_into(tensors: dict[str, Tensor], path: str | Path) -> None:
 
     try:
         load(tensors, storage_reader=PlainReader(shards_of(path)))
-    except Exception as error:  # torch's own is of no kind
+    except _failures() as error:
         raise CheckpointError(f"cannot take up {path}: {_reason(error)}") from error
 
 
@@ -131,8 +130,12 @@ def read_meta(path: str | Path) -> dict[str, Any]:
 
 
 def shards_of(path: str | Path) -> Path:
-    """Give the folder of shards that belong to a checkpoint."""
-    return Path(path) / str(read_meta(path)[LAYOUT]["folder"])
+    """Give the folder of shards that belong to a checkpoint.
+
+    Raises:
+        CheckpointError: if it is not one of the checkpoint's own.
+    """
+    return _shards_in(Path(path), read_meta(path)[LAYOUT])
 
 
 def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
@@ -152,15 +155,16 @@ def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
         content = read_meta(path)
         layout = content.pop(LAYOUT)
         prefix = "" if with_optimizer else WEIGHTS
-        whole = read_shards(path / str(layout["folder"]), layout["cut"], lambda name: name.startswith(prefix))
+        whole = read_shards(_shards_in(path, layout), layout["cut"], lambda name: name.startswith(prefix))
         content["state_dict"] = _under(whole, WEIGHTS)
         content["optimizer_states"] = [
             _numbered(state, _under(whole, f"optimizer_{number}."))
             for number, state in enumerate(layout["optimizers"] if with_optimizer else [])
         ]
-    except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError, pickle.UnpicklingError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {reason}") from error
+    except CheckpointError:
+        raise
+    except _failures() as error:  # whatever a damaged index leads to
+        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {_reason(error)}") from error
     return content
 
 
@@ -210,18 +214,35 @@ def _commit(meta: Mapping[str, Any], folder: Path) -> None:
 def _one_line(folder: Path) -> Any:
     try:
         yield
-    except Exception as error:  # torch's own is of no kind
+    except _failures() as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise CheckpointError(
             f"cannot write {folder.parent}: {_reason(error)}; the checkpoint that was there is as it was"
         ) from error
 
 
+def _failures() -> tuple[type[BaseException], ...]:
+    """What torch's format raises: errors of no kind, and for those of any rank one that is no Exception."""
+    from torch.distributed.checkpoint.api import CheckpointException
+
+    return Exception, CheckpointException
+
+
 def _reason(error: BaseException) -> str:
     """Say in a line what failed, on whichever rank it was."""
     failures = getattr(error, "failures", None) or {0: (error, None)}
     cause = next(iter(failures.values()))[0]
-    return str(getattr(cause, "strerror", None) or (str(cause) or type(cause).__name__).splitlines()[0])
+    text = (str(cause) or type(cause).__name__).splitlines()[0]
+    if "weights_only" in text:  # and how to run what is hidden there
+        return "a file is damaged, or would have to be unpickled, which can run code hidden in it"
+    return str(getattr(cause, "strerror", None) or text)
+
+
+def _shards_in(path: Path, layout: Mapping[str, Any]) -> Path:
+    name = str(layout["folder"])
+    if not name.startswith(SHARDS) or Path(name).name != name:
+        raise CheckpointError(f"{path} is damaged: it names the folder {name!r}, which is none of its own")
+    return path / name
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
