@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from functorch.compile import make_boxed_compiler
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.exc import InvalidCxxCompiler
 
 from tests.tiny import make_model
@@ -125,6 +127,22 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once() -> None:
     assert not step.is_compiled
 
 
+def test_a_pass_back_that_cannot_be_compiled_is_found_on_the_way_forth() -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("no such instruction")
+
+    torch._dynamo.reset()
+    model = make_model().train()
+    said: list[str] = []
+    backend = aot_autograd(fw_compiler=make_boxed_compiler(lambda graph, _: graph.forward), bw_compiler=broken)
+    step = CompiledPass(model.decoder, model.objective, say=said.append, backend=backend)
+    batch = batch_of(2, 16)
+    expected = gradients(model, model.training_pass, batch)
+    torch.testing.assert_close(gradients(model, step, batch), expected)
+    assert len(said) == 1
+    assert "no such instruction" in said[0]
+
+
 def test_long_runs_pay_and_deeper_models_take_longer_to() -> None:
     assert not pays(60, n_layers=4)
     assert pays(3600, n_layers=4)
@@ -143,6 +161,9 @@ def test_what_stands_in_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
         obstacle(make_model(feed_forward="MixtureOfExperts").decoder, CPU, with_documents=False, ragged=False)
     )
     assert "flex_attention" in str(obstacle(plain, torch.device("cuda"), with_documents=True, ragged=False))
+    with monkeypatch.context() as environment:
+        environment.setenv("TORCHDYNAMO_DISABLE", "1")
+        assert "unset it" in str(obstacle(plain, CPU, with_documents=False, ragged=False))
     monkeypatch.setattr("torch.utils._triton.has_triton", lambda: False)
     assert "pip install triton" in str(obstacle(plain, torch.device("cuda"), with_documents=False, ragged=False))
 

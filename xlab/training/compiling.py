@@ -1,5 +1,6 @@
 """The pass of a micro-batch to its loss, as it is or compiled; and whether compiling pays."""
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -75,7 +76,10 @@ class CompiledPass(TrainingPass):
             return super().__call__(batch)
         try:
             # a checkpointed block notes in its context what it has found out, and need not note it again
-            with torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True):
+            once = torch._dynamo.config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True)
+            # the graph of the way back is compiled here, where what fails can be made up for, and not when it is run
+            both = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+            with once, both:
                 return self._graph(batch)
         except torch._dynamo.exc.TorchDynamoException as error:
             self.is_compiled = False
@@ -118,6 +122,9 @@ def obstacle(decoder: Decoder, device: torch.device, *, with_documents: bool, ra
         with_documents: whether batches tell documents apart.
         ragged: whether micro-batches differ in shape.
     """
+    for name in ("TORCH_COMPILE_DISABLE", "TORCHDYNAMO_DISABLE"):  # torch would leave the steps as they are, silently
+        if os.environ.get(name) == "1":
+            return f"{name} is 1 in the environment; unset it"
     if mixtures(decoder):
         return "the experts of a mixture take as many tokens as the data say, which no compiled graph can"
     if with_documents and ragged:
