@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,15 @@ def load_into(tensors: dict[str, Tensor], path: str | Path) -> None:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """Read all but the shards, weights-only."""
-    meta: dict[str, Any] = torch.load(Path(path) / META, map_location="cpu", weights_only=True)
+    """Read all but the shards, weights-only.
+
+    Raises:
+        CheckpointError: if it is damaged.
+    """
+    with _readable(path):
+        meta: dict[str, Any] = torch.load(Path(path) / META, map_location="cpu", weights_only=True)
+        if not isinstance(meta[LAYOUT], dict):
+            raise TypeError(f"{META} has no table of its shards")
     return meta
 
 
@@ -150,9 +157,8 @@ def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
     """
     from xlab.shard_reading import read_shards
 
-    path = Path(path)
-    try:
-        content = read_meta(path)
+    path, content = Path(path), read_meta(path)
+    with _readable(path):
         layout = content.pop(LAYOUT)
         prefix = "" if with_optimizer else WEIGHTS
         whole = read_shards(_shards_in(path, layout), layout["cut"], lambda name: name.startswith(prefix))
@@ -161,25 +167,29 @@ def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
             _numbered(state, _under(whole, f"optimizer_{number}."))
             for number, state in enumerate(layout["optimizers"] if with_optimizer else [])
         ]
-    except CheckpointError:
-        raise
-    except _failures() as error:  # whatever a damaged index leads to
-        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {_reason(error)}") from error
     return content
 
 
 def read_whole(path: str | Path, key: str, cut: Mapping[str, Any]) -> Tensor:
-    """Read a tensor of a checkpoint, put together from its parts where ``cut`` says it has some."""
+    """Read a tensor of a checkpoint, put together from its parts where ``cut`` says it has some.
+
+    Raises:
+        CheckpointError: if it is missing or damaged.
+    """
     from xlab.shard_reading import read_shards
 
     parts = {key: cut[key]} if key in cut else {}
-    return read_shards(shards_of(path), parts, lambda name: name == key or name.startswith(f"{key}/"))[key]
+    with _readable(path):
+        return read_shards(shards_of(path), parts, lambda name: name == key or name.startswith(f"{key}/"))[key]
 
 
 def remove_leftovers(folder: str | Path) -> None:
     """Remove the shards that no checkpoint of a folder names; nobody may be writing there."""
     for path in Path(folder).glob("*.ckpt"):
-        kept = shards_of(path).name if is_sharded(path) else None
+        try:
+            kept = shards_of(path).name if is_sharded(path) else None
+        except CheckpointError:  # damaged: which of them belong to it cannot be told
+            continue
         for shards in path.glob(f"{SHARDS}*"):
             if shards.name != kept:
                 shutil.rmtree(shards, ignore_errors=True)
@@ -221,6 +231,16 @@ def _one_line(folder: Path) -> Any:
         ) from error
 
 
+@contextlib.contextmanager
+def _readable(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _failures() as error:  # whatever a damaged index leads to
+        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {_reason(error)}") from error
+
+
 def _failures() -> tuple[type[BaseException], ...]:
     """What torch's format raises: errors of no kind, and for those of any rank one that is no Exception."""
     from torch.distributed.checkpoint.api import CheckpointException
@@ -232,6 +252,8 @@ def _reason(error: BaseException) -> str:
     """Say in a line what failed, on whichever rank it was."""
     failures = getattr(error, "failures", None) or {0: (error, None)}
     cause = next(iter(failures.values()))[0]
+    if isinstance(cause, EOFError):  # which has no words
+        return "a file ends too soon"
     text = (str(cause) or type(cause).__name__).splitlines()[0]
     if "weights_only" in text:  # and how to run what is hidden there
         return "a file is damaged, or would have to be unpickled, which can run code hidden in it"
