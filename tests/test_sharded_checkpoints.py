@@ -79,10 +79,14 @@ def test_a_file_that_is_damaged_is_one_line(path: Path, name: str, damage: Calla
     assert "\n" not in str(refused.value)
     assert "weights_only" not in str(refused.value)  # no advice to run what is in there
     if name != "meta.pt":
-        with pytest.raises(CheckpointError, match="is no checkpoint, or was cut short"):
-            sharded_checkpoints.read_whole(path, "state_dict.a", {})
         with pytest.raises(CheckpointError, match="cannot take up"):
             sharded_checkpoints.load_into({name: weight.clone() for name, weight in WEIGHTS.items()}, path)
+
+
+def test_a_tensor_that_is_missing_is_one_line(path: Path) -> None:
+    assert torch.equal(sharded_checkpoints.read_whole(path, "state_dict.a", {}), WEIGHTS["state_dict.a"])
+    with pytest.raises(CheckpointError, match="is no checkpoint, or was cut short"):
+        sharded_checkpoints.read_whole(path, "state_dict.c", {})
 
 
 def test_another_checkpoint_that_is_damaged_keeps_its_shards(path: Path) -> None:

@@ -47,6 +47,8 @@ def test_a_real_step_s_memory(there: Path, corpus: Path) -> None:
     [
         (["--margin=1"], "--margin must be in [0, 1), got 1"),
         (["--memory=0"], "--memory must be above 0"),
+        (["--memory=nan"], "--memory must be above 0"),
+        (["--memory=0.001"], "no memory is left for training"),
         (["--data.packing=TokenBudget", "--data.packing.max_tokens=64"], "data.packing makes whole batches"),
         (["--modle.d_model=1"], "there is no setting 'modle.d_model'"),
     ],

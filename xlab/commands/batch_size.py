@@ -1,5 +1,6 @@
 """./manage.py batch-size: the largest batch that memory has room for, and the accumulation that keeps the step."""
 
+import math
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ def batch_size(
     with one_line_errors("manage.py batch-size", debug=debug):
         if not 0 <= margin < 1:
             raise ConfigError(f"--margin must be in [0, 1), got {margin:g}")
-        if gib is not None and gib <= 0:
+        if gib is not None and not 0 < gib < math.inf:
             raise ConfigError(f"--memory must be above 0, got {gib:g}")
         from xlab import checkpoints
         from xlab.commands.plan import settings_of
@@ -66,6 +67,11 @@ def _search(settings: "Settings", *, margin: float, gib: float | None) -> Iterat
     free = free_memory(device) if gib is None else int(gib * 2**30)
     if device is None or device.type != "cuda":  # ranks share it, and each has imports, as many as this process has
         free = free // settings.world_size - resident_memory()
+    if free <= 0:
+        raise ConfigError(
+            f"no memory is left for training: {settings.world_size} x {resident_memory() / 2**30:.2f} GiB go to what a "
+            "process imports; close other programs, or raise --memory"
+        )
     limit, accumulated = int((1 - margin) * free), settings.accumulated
 
     def try_out(windows: int) -> int:
