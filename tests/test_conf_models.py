@@ -10,6 +10,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.tiny import ADAM
 from xlab import checkpoints, inference
+from xlab.commands.lightning_cli import run
 from xlab.interop.families import family_of
 from xlab.models import XLabModel
 from xlab.transformer.unfilled import unfilled
@@ -54,7 +55,7 @@ def small(name: str, max_len: int = 24) -> dict[str, Any]:
     if "windows" in arguments:
         arguments["windows"] = [window and 7 for window in arguments["windows"]]
     if settings.get("value_mix") is not None:
-        settings["value_mix"] = {"class_path": settings["value_mix"], "init_args": {"gate_width": 8}}
+        settings["value_mix"]["init_args"]["gate_width"] = 8
     return settings
 
 
@@ -70,6 +71,25 @@ def test_a_published_model_has_the_published_size_and_configuration(name: str) -
         decoder = checkpoints.build_decoder(settings)
     assert sum(parameter.numel() for parameter in decoder.parameters()) == n_parameters
     assert family_of(MODEL_TYPES.get(name, name)).config(settings)["vocab_size"] == vocab_size
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_model_is_the_same_over_one_of_other_parts(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["-c", str(FOLDER / f"{name}.yaml")]
+    over_another = resolved(["-c", str(FOLDER / "nanochat.yaml"), *own], capsys)
+    (tmp_path / "defaults.yaml").write_text("trainer: {max_steps: 1}\n")
+    monkeypatch.setattr("xlab.commands.layers.conf_folder", lambda: tmp_path)
+    assert over_another == resolved(own, capsys)
+
+
+def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """What a run's saved configuration says of the architecture."""
+    with pytest.raises(SystemExit):
+        run("fit", [*arguments, "--print_config"])
+    model = yaml.safe_load(capsys.readouterr().out)["model"]
+    return {key: model[key] for key in checkpoints.SIZES + checkpoints.PARTS if key in model}
 
 
 def test_the_default_model_is_that_of_the_defaults() -> None:
