@@ -1,5 +1,6 @@
 """Prepared weights give the decoder's logits, as well as their type can."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,7 +11,19 @@ from toy_decoder import ARCHITECTURES, make_decoder
 from xlab.errors import GenerationError
 from xlab.inference import Engine, Request
 from xlab.inference.weights import Int8Linear, prepare
-from xlab.transformer import ALiBi, Decoder, GELUFeedForward, LayerNorm, LearnedPosition, MultiHeadAttention
+from xlab.transformer import (
+    ALiBi,
+    Decoder,
+    EmbeddingShortcutBlock,
+    GELUFeedForward,
+    HeadQKNorm,
+    LayerNorm,
+    LearnedPosition,
+    MultiHeadAttention,
+    PlainRMSNorm,
+    RotaryPosition,
+    ValueEmbeddings,
+)
 
 ids = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(0))
 
@@ -76,6 +89,21 @@ def test_int8_keeps_little_more_than_a_byte_for_a_parameter() -> None:
     vectors = sum(2 * p.numel() * 2 for p in decoder.parameters() if p.dim() == 1)  # leaner norms hold theirs twice
     tables = sum(b.numel() * 4 for b in decoder.buffers())
     assert sum(everything.values()) <= 1.1 * parameters + vectors + tables
+
+
+def test_int8_tables_of_values_take_a_byte_for_a_parameter() -> None:
+    decoder = Decoder(300, 16, 64, 2, 4, value_mix=partial(ValueEmbeddings, every=1))
+    tables = prepare(decoder, "int8").decoder.value_mix.tables
+    assert [table.table.weight.dtype for table in tables.values()] == [torch.int8] * 2
+    assert all(tensor.numel() < 1000 or tensor.dtype == torch.int8 for tensor in tables.state_dict().values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_default_s_parts_are_all_leaner(dtype: torch.dtype) -> None:
+    decoder = make_decoder(**ARCHITECTURES["nanochat"]).to(dtype)
+    prepared = prepare(decoder)
+    kinds = {type(module) for module in prepared.decoder.modules()}
+    assert not kinds & {PlainRMSNorm, HeadQKNorm, ValueEmbeddings, EmbeddingShortcutBlock, RotaryPosition}
 
 
 @torch.no_grad()

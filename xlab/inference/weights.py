@@ -90,9 +90,12 @@ def _replace(
         if type(child) is nn.Linear:
             bias = None if child.bias is None else child.bias.detach()
             setattr(module, name, make(child.weight.detach(), bias, dtype))
-        elif is_lean and (leaner := lean(child, dtype)) is not None:
-            setattr(module, name, leaner)
+        elif type(child) is nn.Embedding and make is Int8Linear:
+            setattr(module, name, Int8Embedding(Int8Linear(child.weight.detach(), None, dtype)))
         elif not isinstance(child, Int8Linear | Int8Embedding | _Embedding):
+            if is_lean and (leaner := lean(child, dtype)) is not None:
+                child = leaner
+                setattr(module, name, child)
             _replace(child, make, dtype, is_lean=is_lean)
     for name, parameter in module.named_parameters(recurse=False):
         # no assignment to .data: the original shares this tensor
