@@ -61,6 +61,13 @@ def there(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
+@pytest.mark.parametrize("part", [["--model.lora=LoRA"], ["--model.freeze=[blocks.*]"]])
+def test_the_fine_tuning_yaml_trains_a_part_of_a_model(there: Path, part: list[str]) -> None:
+    tune = ["-c", str(ROOT / "conf/extra/finetune.yaml"), "--trainer.max_steps=1", "--trainer.default_root_dir=parts"]
+    run("fit", ["--model.init_from=logs/version_0", *CHAT, *tune, *part, "--trainer.val_check_interval=1"])
+    assert checkpoints.read(max(Path("parts/logs").iterdir())).info["step"] == 1
+
+
 def asked(thing: str) -> str:
     done = CliRunner().invoke(infer, ["logs/version_1", "--ask", f"{thing} 51?", "-g"])
     assert done.exit_code == 0, done.output

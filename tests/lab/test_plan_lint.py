@@ -140,11 +140,35 @@ def test_a_vocabulary_too_large_for_the_corpus(corpus: Path) -> None:
         (1e-6, 768, True),
     ],
 )
-@pytest.mark.parametrize("kind", ["torch.optim.AdamW", "xlab.training.muon.MuonAdamW"])
-def test_a_rate_out_of_range_for_the_width(corpus: Path, rate: float, width: int, is_found: bool, kind: str) -> None:
+def test_a_rate_out_of_range_for_the_width(corpus: Path, rate: float, width: int, is_found: bool) -> None:
+    assert rate_is_found(corpus, "torch.optim.AdamW", rate, width) == is_found
+
+
+def rate_is_found(corpus: Path, kind: str, rate: float, width: int) -> bool:
     optimizer = {"class_path": kind, "init_args": {"lr": rate}}
     made = plan(corpus, model={"optimizer": optimizer, "d_model": width, "n_heads": 4})
-    assert [line.what for line in made.findings] == (["model.optimizer.lr"] if is_found else [])
+    assert {line.what for line in made.findings} <= {"model.optimizer.lr"}
+    return bool(made.findings)
+
+
+@pytest.mark.parametrize(
+    ("rate", "width", "is_found"),
+    [
+        (1.6e-2, 192, False),  # the default experiment's
+        (1.6e-2, 768, False),
+        (4.2e-4, 2048, False),  # Moonlight's
+        (0.1, 192, True),
+        (1e-6, 768, True),
+    ],
+)
+def test_muon_bears_higher_rates(corpus: Path, rate: float, width: int, is_found: bool) -> None:
+    assert rate_is_found(corpus, "xlab.training.muon.MuonAdamW", rate, width) == is_found
+
+
+def test_a_rate_that_would_undo_the_weights_a_run_starts_from(corpus: Path, tmp_path: Path) -> None:
+    found = of("model.optimizer.lr", plan(corpus, model={"pretrained": str(tmp_path), "optimizer": ADAM}))
+    assert found.value == "0.01, and model.pretrained gives weights that are trained"
+    assert found.remedy.startswith("-c conf/extra/finetune.yaml")
 
 
 def test_another_optimiser_has_other_rates(corpus: Path) -> None:
@@ -196,7 +220,8 @@ def test_wasteful_packing(corpus: Path) -> None:
 
 def test_another_context_than_the_first_weights(trained: Run, corpus: Path) -> None:
     path = str(trained.exported)
-    assert plan(corpus, model={"init_from": path}).findings == []
+    low = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-4}}
+    assert plan(corpus, model={"init_from": path, "optimizer": low}).findings == []
     made = plan(corpus, model={"init_from": path, "max_len": 8}, seq_len=8, prompt_len=2)
     assert "was trained with 16" in of("data.seq_len", made).value
 

@@ -21,9 +21,12 @@ WASTE = 0.1
 WARM_UP_SHARE = 0.2
 STILL_HIGH = 0.5  # of the peak rate, at the end of a run whose schedule was to come down
 # a rate of 6e-4 at a width of 768 (Brown et al. 2020, table 2.1), in inverse proportion to the width (Yang et al. 2022,
-# arXiv 2203.03466, for Adam), is taken as usual; recipes lie this factor around it
+# arXiv 2203.03466, for Adam), is taken as usual; recipes lie this factor around it. Muon's falls with the root of the
+# width (its updates have a spectral norm), from between Moonlight's (Liu et al. 2025) and that of conf/defaults.yaml
 USUAL_RATE, USUAL_WIDTH, HIGHEST_USUAL = 6e-4, 768, 1e-2
+USUAL_MUON_RATE = 2.5e-3
 RATE_FACTOR = 8
+FINE_TUNING = 1e-3  # above it, weights that were trained before are soon lost
 _ADAMS = ("Adam", "AdamW", "NAdam", "RAdam", "Adamax", "MuonAdamW")
 
 
@@ -119,7 +122,14 @@ def _rate(plan: "Plan") -> Iterator[Finding]:
     if name not in _ADAMS or not isinstance(rate, int | float):
         return
     width = int(plan.settings.model["d_model"])
-    usual = min(USUAL_RATE * USUAL_WIDTH / width, HIGHEST_USUAL)
+    narrowing = USUAL_WIDTH / width
+    usual = USUAL_MUON_RATE * narrowing**0.5 if name == "MuonAdamW" else USUAL_RATE * narrowing
+    usual = min(usual, HIGHEST_USUAL)
+    starts = [key for key in ("init_from", "pretrained") if plan.settings.model.get(key) is not None]
+    if starts and rate > FINE_TUNING and plan.settings.model.get("lora") is None:
+        value = f"{rate:g}, and model.{starts[0]} gives weights that are trained"
+        yield Finding("warning", "model.optimizer.lr", value, "-c conf/extra/finetune.yaml has one for fine-tuning")
+        return
     if not usual / RATE_FACTOR <= rate <= usual * RATE_FACTOR:
         side = "above" if rate > usual else "below"
         value = f"{rate:g}, far {side} what is usual at a width of {width}"
