@@ -19,6 +19,8 @@ from xlab.factories import class_path
 LINKS = {"model.vocab_size": "data.vocab_size", "model.max_len": "data.seq_len"}
 PUBLISHED = ("model.pretrained", "model.config")
 CONFIG_OPTIONS = ("-c", "--config")
+# parts whose numbers were found for one class and mean something else to another, so that none of them stays
+TUNED = ("model.optimizer", "model.schedule")
 Settings = dict[str, Any]
 
 _WINDOW = (
@@ -55,7 +57,7 @@ def layered(subcommand: str, given: Sequence[str]) -> list[str]:
         if key in told and not _same(told[key], value):
             print(f"note: {key} stays {value!r} as in the checkpoint, not {told[key]!r}", file=sys.stderr)
     defaults = [CONFIG_OPTIONS[0], str(conf_folder() / "defaults.yaml")]
-    return [subcommand, *defaults, *_as_option(proposed), *given, *_as_option(decided)]
+    return [subcommand, *_without_replaced([*defaults, *_as_option(proposed), *given]), *_as_option(decided)]
 
 
 def resumable(path: str) -> Path:
@@ -157,20 +159,48 @@ def _tokens_of(checkpoint: checkpoints.Checkpoint) -> Settings:
 def _told(arguments: Sequence[str]) -> Settings:
     """Flatten what the user's files and options say, the later over the earlier, as dotted keys."""
     told: Settings = {}
+    for _, content in _layers(arguments):
+        told |= dict(_flat(content))
+    return told
+
+
+def _layers(arguments: Sequence[str]) -> Iterator[tuple[list[str], Settings]]:
+    """Give each file and option: the words that it takes, and what it says."""
     waiting = list(arguments)
     while waiting:
-        name, has_value, value = waiting.pop(0).partition("=")
+        words = [waiting.pop(0)]
+        name, has_value, value = words[0].partition("=")
         if not name.startswith("-"):
+            yield words, {}
             continue
         if name.startswith("-c") and name != "-c":  # -cFILE, in one word
             name, has_value, value = "-c", "=", name.removeprefix("-c") + has_value + value
         if not has_value and waiting and not waiting[0].startswith(("--", "-c")):
-            value = waiting.pop(0)
-        if name in CONFIG_OPTIONS:
-            told |= dict(_flat(_file(value)))
-        else:
-            told |= dict(_flat({name.lstrip("-"): _scalar(value)}))
-    return told
+            words.append(value := waiting.pop(0))
+        yield words, _file(value) if name in CONFIG_OPTIONS else {name.lstrip("-"): _scalar(value)}
+
+
+def _without_replaced(arguments: Sequence[str]) -> list[str]:
+    """Leave out of the files each optimiser and schedule for which a later word names another class.
+
+    The parser would keep those of its settings that the other class takes too: a rate of Muon's for AdamW.
+    """
+    kept: list[list[str]] = []
+    latest: dict[str, str] = {}
+    replaced: set[str] = set()
+    for words, content in reversed(list(_layers(arguments))):
+        model, named = content.get("model"), dict(_flat(content))
+        for part in TUNED:
+            word = named.get(f"{part}.class_path", named.get(part))
+            if isinstance(word, str):
+                name = word.rpartition(".")[2]
+                if latest.setdefault(part, name) != name:
+                    replaced.add(part.partition(".")[2])
+        if isinstance(model, dict) and not replaced.isdisjoint(model):  # of a file, and not an option
+            others = {key: value for key, value in model.items() if key not in replaced}
+            words = _as_option({**content, "model": others})
+        kept.append(words)
+    return [word for words in reversed(kept) for word in words]
 
 
 def _file(name: str, inside: tuple[Path, ...] = ()) -> Settings:

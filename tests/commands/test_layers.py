@@ -1,0 +1,54 @@
+"""An optimiser or a schedule of another class than the layer's below takes none of its numbers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from xlab.commands.lightning_cli import run
+
+MUON = """
+model:
+  optimizer: {class_path: xlab.training.muon.MuonAdamW, init_args: {lr: 1.6e-2, betas: [0.8, 0.95], eps: 1.0e-10}}
+  schedule: {class_path: WarmupStableDecay, init_args: {warmup_steps: 3, decay_fraction: 0.5}}
+  d_model: 48
+"""
+
+
+@pytest.mark.parametrize("is_default", [True, False])
+def test_another_class_starts_from_its_own_settings(
+    is_default: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "defaults.yaml").write_text(MUON)
+    if is_default:
+        monkeypatch.setattr("xlab.commands.layers.conf_folder", lambda: tmp_path)
+    below = [] if is_default else ["-c", str(tmp_path / "defaults.yaml")]
+    model = resolved([*below, "--model.optimizer=AdamW", "--model.schedule", "Cosine"], capsys)
+    assert model["optimizer"]["init_args"]["lr"] == 1e-3
+    assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.999]
+    assert model["schedule"]["init_args"]["decay_fraction"] is None
+    assert model["schedule"]["init_args"]["warmup_steps"] is None
+    assert model["d_model"] == 48
+    model = resolved([*below, "--model.schedule=WarmupStableDecay", "--model.optimizer.lr=0.01"], capsys)
+    assert model["optimizer"]["init_args"]["betas"] == [0.8, 0.95]
+    assert model["optimizer"]["init_args"]["lr"] == 0.01
+    assert model["schedule"]["init_args"]["decay_fraction"] == 0.5
+
+
+def test_what_a_later_file_says_of_its_class_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "muon.yaml").write_text(MUON)
+    finetune = str(ROOT / "conf" / "extra" / "finetune.yaml")
+    model = resolved([f"--config={tmp_path / 'muon.yaml'}", "-c", finetune, "--model.optimizer.lr=1e-3"], capsys)
+    assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert (model["optimizer"]["init_args"]["lr"], model["optimizer"]["init_args"]["eps"]) == (1e-3, 1e-8)
+    assert model["schedule"]["init_args"]["warmup_fraction"] == 0.05
+    assert model["schedule"]["init_args"]["warmup_steps"] is None
+
+
+def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    with pytest.raises(SystemExit):
+        run("fit", [*arguments, "--print_config"])
+    model: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)["model"]
+    return model
