@@ -44,6 +44,7 @@ def fitting(settings: Mapping[str, Any]) -> Family:
     if misfits:
         raise ConversionError(
             f"no known family has all of this model's parts; nearest is {family.name}, which has no equal for "
-            f"{'; '.join(misfits)}"
+            f"{'; '.join(misfits)}. Train a model that is to be exported with -c conf/model/llama.yaml, or another "
+            "there"
         )
     return family
