@@ -175,6 +175,7 @@ def test_prepared_data_train_alone_and_in_shards(corpora: Path) -> None:
 
 def test_every_yaml_is_tested_here() -> None:
     named = set(re.findall(r"[\w/]+\.yaml", Path(__file__).read_text()))
+    # test_finetuning.py has extra/finetune.yaml
     # tests of two ranks have extra/ddp.yaml (test_train.py), extra/fsdp.yaml and extra/tp.yaml (test_distributed.py)
     # test_conf_models.py trains those of conf/model/; make demo runs the default, and every other test starts from it
     known = {name.removeprefix("conf/") for name in named} | {"defaults.yaml", "data/python_docs.yaml"}
