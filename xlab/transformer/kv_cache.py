@@ -66,9 +66,9 @@ def put(held: Tensor, keys: Tensor, width: int, places: tuple[Any, ...], next_pl
     if not width:
         held[places] = keys
         return
-    own = keys.size(-1) - width
-    staying, leaving = (*places, slice(own)), (*next_places, slice(own, None))
-    held[staying], held[leaving] = keys[..., :own], keys[..., own:]
+    sizes = (keys.size(-1) - width, width)
+    own, last = held.split_with_sizes(sizes, dim=-1)
+    own[places], last[next_places] = keys.split_with_sizes(sizes, dim=-1)
 
 
 class Placement:
@@ -429,6 +429,7 @@ class _RaggedPlacement(Placement):
         device = cache.keys[0].device
         self.rows = torch.arange(cache.batch_size, device=device).unsqueeze(-1)  # (B, 1)
         self.positions = cache.lengths.unsqueeze(-1) + torch.arange(n_tokens, device=device)  # (B, T)
+        self._slots: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
     def key_positions(self) -> Tensor:
@@ -452,11 +453,12 @@ class _RaggedPlacement(Placement):
         all_keys, all_values = self.cache.keys[layer], self.cache.values[layer]
         if handed_on and self.fresh:
             all_keys[self.fresh, :, 0, -handed_on:] = 0
-        n_places = all_keys.size(2)
-        slots = self.positions % n_places
+        if (n_places := all_keys.size(2)) not in self._slots:
+            self._slots[n_places] = self.positions % n_places, (self.positions + 1) % n_places
+        slots, next_slots = self._slots[n_places]
         # places by row are advanced indices around a slice, so that heads come after them: (B, T, H, Dh)
         offered = keys.transpose(1, 2).to(all_keys.dtype)
-        put(all_keys, offered, handed_on, (self.rows, _ALL, slots), (self.rows, _ALL, (slots + 1) % n_places))
+        put(all_keys, offered, handed_on, (self.rows, _ALL, slots), (self.rows, _ALL, next_slots))
         all_values[self.rows, :, slots] = values.transpose(1, 2).to(all_values.dtype)
         first = self.first_key(window)
         return all_keys[:, :, first : self.end], all_values[:, :, first : self.end]
