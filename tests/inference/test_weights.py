@@ -16,18 +16,34 @@ from xlab.transformer import (
     Decoder,
     EmbeddingShortcutBlock,
     GELUFeedForward,
+    GroupedQueryAttention,
     HeadQKNorm,
     LayerNorm,
     LearnedPosition,
     MultiHeadAttention,
     PlainRMSNorm,
+    ReLUSquaredFeedForward,
+    RMSNorm,
     RotaryPosition,
     ValueEmbeddings,
 )
 
 ids = torch.randint(17, (3, 9), generator=torch.Generator().manual_seed(0))
 
+# as conf/defaults.yaml has it, but fewer heads of keys and values than of queries, and more of a head that turns
+DEFAULT: dict[str, Any] = {
+    "d_model": 32,
+    "attention": partial(GroupedQueryAttention, n_kv_heads=2, key_shift=0.5, qk_norm=HeadQKNorm),
+    "block": partial(EmbeddingShortcutBlock, embedding_scale=0.3),
+    "embedding_norm": PlainRMSNorm,
+    "feed_forward": ReLUSquaredFeedForward,
+    "norm": PlainRMSNorm,
+    "position": partial(RotaryPosition, fraction=0.5),
+    "tie_embeddings": False,
+    "value_mix": partial(ValueEmbeddings, every=1),
+}
 BUILDS: list[dict[str, Any]] = [
+    DEFAULT,
     {},
     {"tie_embeddings": False, "position": ALiBi},
     {
@@ -65,6 +81,28 @@ def test_logits_are_close_and_the_original_stays_as_it_was(
         assert torch.equal(tensor, before[name][1])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("build", [DEFAULT, ARCHITECTURES["key shift"], ARCHITECTURES["GPT-NeoX"]])
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_leaner_steps_give_what_the_whole_text_does(n_rows: int, build: dict[str, Any]) -> None:
+    """A row alone, whose step goes its own way, and rows that have written different numbers of tokens."""
+    decoder = make_decoder(**build)
+    for parameter in decoder.parameters():
+        if parameter.dim() == 1:  # biases other than 0 and scales other than 1
+            parameter.add_(torch.randn_like(parameter), alpha=0.3)
+    prepared = prepare(decoder).decoder
+    texts = ids[:n_rows]
+    expected = decoder.hidden(texts)
+    cache = prepared.make_cache(n_rows)
+    prepared.hidden(texts[:, :5], cache)
+    held = [5, 3, 2][:n_rows]
+    cache.rewind(held)
+    for step in range(4):
+        rows, places = torch.arange(n_rows), torch.tensor(held) + step
+        found = prepared.hidden(texts[rows, places].unsqueeze(1), cache)[:, 0]
+        torch.testing.assert_close(found, expected[rows, places], rtol=0.0, atol=1e-12)
+
+
 def test_what_need_not_change_is_shared() -> None:
     decoder = make_decoder()
     prepared = prepare(decoder, "keep")
@@ -98,12 +136,19 @@ def test_int8_tables_of_values_take_a_byte_for_a_parameter() -> None:
     assert all(tensor.numel() < 1000 or tensor.dtype == torch.int8 for tensor in tables.state_dict().values())
 
 
+@pytest.mark.parametrize("build", [DEFAULT, ARCHITECTURES["nanochat"]])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_default_s_parts_are_all_leaner(dtype: torch.dtype) -> None:
-    decoder = make_decoder(**ARCHITECTURES["nanochat"]).to(dtype)
-    prepared = prepare(decoder)
+def test_the_default_s_parts_are_all_leaner(dtype: torch.dtype, build: dict[str, Any]) -> None:
+    prepared = prepare(make_decoder(**build).to(dtype))
     kinds = {type(module) for module in prepared.decoder.modules()}
-    assert not kinds & {PlainRMSNorm, HeadQKNorm, ValueEmbeddings, EmbeddingShortcutBlock, RotaryPosition}
+    assert not kinds & {PlainRMSNorm, RMSNorm, HeadQKNorm, RotaryPosition}
+    assert not kinds & {ValueEmbeddings, EmbeddingShortcutBlock, ReLUSquaredFeedForward}
+
+
+def test_norms_that_know_queries_from_keys_are_leaner_only_as_rms_norms() -> None:
+    norms = partial(HeadQKNorm, norm=LayerNorm)
+    prepared = prepare(make_decoder(attention=partial(MultiHeadAttention, qk_norm=norms)))
+    assert all(type(block.attention.qk_norm) is HeadQKNorm for block in prepared.decoder.blocks)
 
 
 @torch.no_grad()
