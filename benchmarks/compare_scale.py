@@ -15,6 +15,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -22,10 +24,10 @@ def write_run(folder: Path, *, variant: int, seed: int, n_points: int) -> None:
     """Write a run of ``n_points`` logged steps, one in twenty of them a validation."""
     draw = random.Random(f"{variant} {seed}")
     folder.mkdir(parents=True)
-    settings = (ROOT / "conf" / "defaults.yaml").read_text(encoding="utf-8")
-    settings = settings.replace("seed_everything: 0", f"seed_everything: {seed}")
-    settings = settings.replace("  batch_size: 8", f"  batch_size: 8\n  seed: {seed}")
-    (folder / "config.yaml").write_text(settings.replace("lr: 3.0e-3", f"lr: {1e-3 * (1 + variant)}"), encoding="utf-8")
+    settings = yaml.safe_load((ROOT / "conf" / "defaults.yaml").read_text(encoding="utf-8"))
+    settings["seed_everything"] = settings["data"]["seed"] = seed
+    settings["model"]["optimizer"]["init_args"]["lr"] = 1e-3 * (1 + variant)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     record = {"status": "finished", "commit": "0" * 12, "data_fingerprint": "1" * 32, "flops_per_token": 2_000_000}
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     with open(folder / "metrics.jsonl", "w", encoding="utf-8") as file:

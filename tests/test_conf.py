@@ -130,7 +130,7 @@ def extra_yaml(name: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "file", ["extra/muon.yaml", "extra/original.yaml", "extra/schedule_free.yaml", "extra/ema.yaml", "extra/adamw.yaml"]
+    "file", ["extra/original.yaml", "extra/schedule_free.yaml", "extra/ema.yaml", "extra/adamw.yaml"]
 )
 def test_an_optimizer_s_yaml_trains_resumes_and_exports_what_was_validated(corpora: Path, file: str) -> None:
     if "schedule_free" in file:

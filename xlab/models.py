@@ -23,6 +23,7 @@ from xlab.interop.published import PublishedModel
 from xlab.training.allocator import keep_freed_memory
 from xlab.training.averaging import refuse_without_average
 from xlab.training.compiling import TrainingPass
+from xlab.training.layouts import local
 from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
 from xlab.training.objectives import NextToken, Objective
@@ -30,7 +31,7 @@ from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_
 from xlab.training.optimizers_average import callbacks_of
 from xlab.training.run_length import RunLength
 from xlab.training.schedules import Cosine, Schedule
-from xlab.training.sharding import Sharding, laid_as, local, shard
+from xlab.training.sharding import Sharding, laid_as, shard
 from xlab.training.spikes import StepFigures, accepted, gradient_norm
 from xlab.transformer.attention import Attention, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock

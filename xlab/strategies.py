@@ -12,8 +12,9 @@ from xlab import sharded_checkpoints
 from xlab.checkpoint_files import BackgroundFiles
 from xlab.errors import CheckpointError, ConfigError
 from xlab.sharded_checkpoints import LAYOUT, WEIGHTS, ShardWriter, state_key
+from xlab.training.layouts import local
 from xlab.training.muon import MuonAdamW
-from xlab.training.sharding import DATA, Sharding, local, refuse_optimizer
+from xlab.training.sharding import DATA, Sharding, refuse_optimizer
 
 
 class Sharded(ModelParallelStrategy):

@@ -16,7 +16,7 @@ from xlab.errors import ConfigError
 from xlab.lab.plan_time import Spread, StepTimes
 from xlab.lab.runs import Run
 
-RATE_OF = {"--model.optimizer.lr=0.003": "xlab", "--model.optimizer.lr=0.004": "nanogpt"}
+RATE_OF = {"--model.optimizer.lr=0.008": "xlab", "--model.optimizer.lr=0.004": "nanogpt"}
 STUB = Path(__file__).parents[1] / "lab" / "stub_fit.py"
 
 
@@ -87,7 +87,7 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert first["failed"] == []
     assert len(first["recipes"]["nanogpt"]["figures"]) == 2
     assert first["recipes"]["nanogpt"]["rate"] == "0.004"  # to the stub the nearest to 0.01 is the best
-    assert first["recipes"]["xlab"]["rate"] == "0.003"
+    assert first["recipes"]["xlab"]["rate"] == "0.008"
     assert first["shares"]["seconds"] is None
     untimed = as_markdown({**first, "command": "c"})
     assert "Nothing is said of time" in untimed

@@ -73,13 +73,13 @@ def test_compiled_runs_are_told_saved_and_resumed_compiled(
 
     monkeypatch.setattr("xlab.commands.fast.CompiledPass", traced)
     run("fit", small(corpus, compile="true"))
-    assert "fused AdamW, compiled\n" in capsys.readouterr().err
+    assert "fused MuonAdamW, compiled\n" in capsys.readouterr().err
     first = newest_run()
     assert yaml.safe_load((first / "config.yaml").read_text())["compile"] is True
     assert checkpoints.read(first / "checkpoints" / "last.ckpt").info["compiled"] is True
     more = [option for option in small(corpus, trainer__max_steps=7) if "compile" not in option]
     run("fit", [*more, f"--ckpt_path={first}"])
-    assert "fused AdamW, compiled\n" in capsys.readouterr().err
+    assert "fused MuonAdamW, compiled\n" in capsys.readouterr().err
     assert len(made) == 2
     run("validate", ["-c", str(first / "config.yaml"), f"--ckpt_path={first}"])
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner, Result
-from commands_setup import options
+from commands_setup import ROOT, options
 
 from tests.interop.folders import change_config, write_folder
 from xlab import checkpoints, inference
@@ -155,7 +155,9 @@ class TestImport:
 
 class TestFit:
     def test_from_published_weights_and_their_tokenizer(self, published: Path, corpus: Path, here: Path) -> None:
-        fit(corpus, f"--model.pretrained={published}", **{"trainer.max_steps": 2, "trainer.val_check_interval": 2})
+        gently = ["-c", str(ROOT / "conf" / "extra" / "finetune.yaml")]
+        short = {"trainer.max_steps": 2, "trainer.val_check_interval": 2}
+        fit(corpus, *gently, f"--model.pretrained={published}", **short)
         made, before = last(), huggingface.import_checkpoint(published, 16)
         assert made.tokenizer == before.tokenizer
         assert made.model["vocab_size"] == before.model["vocab_size"]

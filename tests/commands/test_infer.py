@@ -119,7 +119,7 @@ class TestInfer:
             assert all(len(entry["top"]) == 2 for entry in text["logprobs"])
             assert text["score"] == pytest.approx(sum(entry["logprob"] for entry in text["logprobs"]))
         assert 0 <= line["timings"]["first_token_s"] <= line["timings"]["total_s"]
-        assert line["cache_bytes"] == 2 * 2 * 16 * 16 * 4  # texts, keys and values, places, d, fp32
+        assert line["cache_bytes"] == 2 * 2 * 17 * 16 * 4  # texts, keys and values, places and one, d, fp32
 
     def test_a_file_of_prompts_is_answered_in_its_order(self, tmp_path: Path) -> None:
         file = tmp_path / "prompts.txt"

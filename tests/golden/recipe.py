@@ -13,8 +13,10 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-from lightning.pytorch import Callback, Trainer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 ROOT = Path(__file__).parents[2]
 FILE = Path(__file__).with_name("default_recipe.json")
@@ -36,7 +38,13 @@ SETTINGS = {
 
 
 class FirstSteps(Callback):
-    """End a run, of whatever length its schedule plans for, after its first steps."""
+    """End a run, of whatever length its schedule plans for, after its first steps; Muon's iteration is in fp32, too.
+
+    Elsewhere that is in bf16 where the processor is fast at it, and a processor that is not would have other losses.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        mock.patch("xlab.training.muon.fast_dtype", return_value=torch.float32).start()  # for good: the process is ours
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
         trainer.should_stop = trainer.global_step >= STEPS

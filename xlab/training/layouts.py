@@ -16,6 +16,13 @@ from xlab.training.tensor_parallel import Cut
 AT_ONCE = 2**24  # elements that a rank has whole at a time
 
 
+def local(tensor: Tensor) -> Tensor:
+    """Give what this rank holds of a tensor."""
+    # a DTensor has it: to import the class takes longer than to write a short text with a model
+    own: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own
+
+
 @dataclass(frozen=True)
 class Layout:
     """How a weight lies on a mesh of ranks: tensor parallelism's share of it, and of that FSDP's shard.

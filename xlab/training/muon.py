@@ -6,19 +6,16 @@ Letters: N matrices of one shape, A rows, B columns.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import compress
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from xlab.errors import ConfigError
+from xlab.training.layouts import Exchange, local
 from xlab.training.optimizers import FACTOR, PARTS, TABLES, WIDENING
 from xlab.training.precision import fast_dtype
-from xlab.training.sharding import local
-
-if TYPE_CHECKING:
-    from xlab.training.layouts import Exchange
 
 # of the quintic that drives singular values towards 1 the faster the smaller they are (Jordan et al. 2024)
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -42,10 +39,10 @@ class MuonAdamW(Optimizer):
         params: parameter groups, as ``decay_groups`` makes them.
         lr: AdamW's rate, and Muon's too if it has none of its own.
         muon_lr: Muon's rate; with ``adjust_lr: original`` about 0.02.
-        embedding_factor: what AdamW's rate is multiplied by for tables of embeddings (of tokens, places and values). A
-            row is trained only where its token stands, so that tables bear a far higher rate than matrices. Their decay
-            keeps the pace of the others'. A table that is the vocabulary projection, too, is trained by every token and
-            has the plain rate.
+        embedding_factor: what AdamW's rate is multiplied by for tables of embeddings (of tokens and values). A row is
+            trained only where its token stands, so that tables bear a far higher rate than matrices. Their decay keeps
+            the pace of the others'. Places, and a table that is the vocabulary projection, too, are trained by every
+            step and have the plain rate.
         momentum: Muon's.
         nesterov: whether Muon looks a step of momentum ahead.
         ns_steps: Newton–Schulz iterations.
@@ -96,7 +93,7 @@ class MuonAdamW(Optimizer):
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         self._exchange: Exchange | None = None
 
-    def train_shards(self, exchange: "Exchange") -> None:
+    def train_shards(self, exchange: Exchange) -> None:
         """Train weights that lie on several ranks: each keeps its share of the momentum, and makes some updates whole.
 
         Args:
@@ -277,5 +274,5 @@ def _check_matrices(groups: Sequence[dict[str, Any]]) -> None:
     if not weights:
         raise ConfigError(
             "MuonAdamW finds no projection of the blocks among what is trained (model.freeze and model.lora hold them "
-            "still); take torch.optim.AdamW"
+            "still); take AdamW, as conf/extra/finetune.yaml does"
         )

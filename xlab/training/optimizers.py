@@ -19,7 +19,7 @@ from xlab.transformer.mixture_of_experts import Router
 FACTOR, WIDENING = "learning_rate_factor", "widening"
 # of each of a group's parameters, the rows of the projections that it holds; empty for all but a block's projections
 PARTS = "parts"
-# and whether it is a table that is looked into and nothing else: of embeddings, places or values
+# and whether it is a table of which a step trains the rows of its tokens alone: of embeddings or values
 TABLES = "tables"
 
 
@@ -86,9 +86,14 @@ def projections(module: nn.Module) -> dict[Tensor, list[int]]:
 
 
 def tables(module: nn.Module) -> set[Tensor]:
-    """Find the tables of embeddings, but for one that is the vocabulary projection as well: every token trains that."""
-    projected = {part.unembedding for part in module.modules() if isinstance(part, Decoder)}
-    return {part.weight for part in module.modules() if isinstance(part, nn.Embedding)} - projected
+    """Find the tables of which a step trains but the rows of its tokens: of embeddings and of values.
+
+    That of places is none, nor is one that is the vocabulary projection as well: every step trains all of them.
+    """
+    decoders = [part for part in module.modules() if isinstance(part, Decoder)]
+    whole = {decoder.unembedding for decoder in decoders}
+    whole |= {weight for decoder in decoders for weight in decoder.position.parameters()}
+    return {part.weight for part in module.modules() if isinstance(part, nn.Embedding)} - whole
 
 
 def _rows(owner: nn.Module, own_name: str, n_rows: int) -> list[int]:

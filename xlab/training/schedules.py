@@ -321,7 +321,7 @@ class WarmupStableDecay(Schedule):
             total_steps: optimiser steps of the whole run; a ``RunLength`` where tokens are to be counted.
             warmup_steps: steps over which the factor rises linearly to 1; none if not given.
             final_factor: what the factor has come down to when the run is over.
-            decay_fraction: share of the run, in (0, 1], that the decay takes at its end; 0.2 if no length is given.
+            decay_fraction: share of the run, in (0, 1], that the decay takes at its end; 0.5 if no length is given.
             warmup_fraction: the warm-up as a share of the run.
             warmup_tokens: the warm-up in tokens.
             decay_steps: the decay in steps.
@@ -334,7 +334,7 @@ class WarmupStableDecay(Schedule):
             total_steps, warmup_steps, final_factor, warmup_fraction=warmup_fraction, warmup_tokens=warmup_tokens
         )
         if decay_fraction is None and decay_steps is None and decay_tokens is None:
-            decay_fraction = 0.2
+            decay_fraction = 0.5
         if decay_fraction is not None and not 0 < decay_fraction <= 1:
             raise ConfigError(f"model.schedule.decay_fraction must be in (0, 1], got {decay_fraction}")
         asked = in_steps("decay", total_steps, steps=decay_steps, fraction=decay_fraction, tokens=decay_tokens) or 0

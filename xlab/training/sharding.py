@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 
 from xlab.errors import ConfigError
 from xlab.training.averaging import AveragedWeights
-from xlab.training.layouts import Exchange, Layout
+from xlab.training.layouts import Exchange, Layout, local
 from xlab.training.samples import SampleWriter
 from xlab.training.tensor_parallel import TensorPlan, divide
 from xlab.transformer.decoder import Decoder
@@ -181,11 +181,6 @@ def shard(model: LightningModule, trainer: Trainer, mesh: DeviceMesh) -> Shardin
     for reason in _obstacles(model, trainer):
         raise ConfigError(f"trainer.strategy shards the weights: {reason}")
     return Sharding(model, mesh)
-
-
-def local(tensor: Tensor) -> Tensor:
-    """Give what this rank holds of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def laid_as(weight: Tensor, own: Tensor) -> Tensor:

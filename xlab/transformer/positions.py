@@ -120,8 +120,8 @@ class RotaryPosition(Position):
         n_heads: number of query heads H.
         max_len: the longest sequence, in tokens.
         base: the slowest pair turns by about 1 / base a token.
-        fraction: share of a head's width that turns, its first R numbers; the rest knows no places (as in GPT-NeoX,
-            Black et al. 2022, arXiv 2204.06745, section 2.1).
+        fraction: share of a head's width that turns, its first R numbers, an even number of at least 2; the rest knows
+            no places (as in GPT-NeoX, Black et al. 2022, arXiv 2204.06745, section 2.1).
         head_dim: width of a head; D / H if not given.
         scaling: for sequences longer than those trained on.
 
@@ -151,11 +151,9 @@ class RotaryPosition(Position):
                 )
         if not 0 < fraction <= 1:
             raise ConfigError(f"the fraction of a head that turns must be in (0, 1], got {fraction}")
-        self.width = int(head_dim * fraction)
-        if self.width < 2 or self.width % 2:
-            raise ConfigError(
-                f"rotary positions need an even width to turn, got {fraction:g} of {head_dim} = {self.width}"
-            )
+        self.width = rotary_width(head_dim, fraction)
+        if self.width > head_dim or (fraction == 1 and head_dim % 2):
+            raise ConfigError(f"rotary positions turn pairs of a head's numbers, got a head_dim of {head_dim}")
         if base <= 0:
             raise ConfigError(f"the base of rotary positions must be above 0, got {base}")
         self.head_dim, self.max_len, self.base, self.scaling = head_dim, max_len, base, scaling
@@ -180,6 +178,11 @@ class RotaryPosition(Position):
             return _turns_of(rotary_frequencies(self.base, self.width), self.max_len)
         frequencies = self.scaling.frequencies(self.base, self.width, self.max_len)
         return _turns_of(frequencies, self.max_len) * self.scaling.attention_factor
+
+
+def rotary_width(head_dim: int, fraction: float) -> int:
+    """How many numbers of a head turn: pairs, and one at the least."""
+    return max(2, int(head_dim * fraction) // 2 * 2)
 
 
 def _turns_of(frequencies: Tensor, max_len: int) -> Tensor:

@@ -135,7 +135,7 @@ def _settle_position(form: Settings) -> None:
         return
     if form["position.head_dim"] is None:
         form["position.head_dim"] = form.get("attention.head_dim", form["d_model"] // form["n_heads"])
-    width = int(form["position.head_dim"] * form["position.fraction"])
+    width = positions.rotary_width(form["position.head_dim"], form["position.fraction"])
     if str(form["position.scaling"]).endswith(".DynamicNTKScaling") and width > 2:
         factor, original = form.pop("position.scaling.factor"), form.pop("position.scaling.original_max_len")
         stretch = factor * max(form["max_len"], original) / original - (factor - 1)
