@@ -32,6 +32,9 @@ FIT += ["--data.batch_size=4", "--trainer.accelerator=cpu", "--trainer.precision
 ONCE = ["--trainer.max_steps=1", "--trainer.val_check_interval=1", "--model.schedule.warmup_steps=0"]
 ONCE += ["--trainer.accelerator=cpu"]
 
+TEXTS = ["--data.source=TextFiles", "--data.source.paths=texts.txt", "--data.source.section_chars=200"]
+TEXTS += ["--data.vocab_size=300", "--data.seq_len=48", "--model.d_model=32", "--model.n_layers=2", "--model.n_heads=2"]
+
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -48,9 +51,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             said = [{"role": role, "content": content} for turn in turns for role, content in turn]
             rows.append({"messages": said})
         Path("chats.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
-        sizes = ["--model.d_model=32", "--model.n_layers=2", "--model.n_heads=2", "--data.seq_len=48"]
-        texts = ["--data.source=TextFiles", "--data.source.paths=texts.txt", "--data.source.section_chars=200"]
-        run("fit", [*texts, *sizes, "--data.vocab_size=300", *ONCE])
+        run("fit", [*TEXTS, *ONCE])
         run("fit", ["--model.init_from=logs/version_0", *CHAT, *FIT])
         yield folder
 
@@ -169,7 +170,9 @@ def test_a_run_goes_on_with_the_same_conversations(there: Path) -> None:
 def test_a_model_s_own_template_is_taken_and_the_user_s_word_is_stronger(there: Path) -> None:
     Path("own.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}{{ eos_token }}{% endfor %}"
                                  "{% if add_generation_prompt %}[assistant] {% endif %}")  # fmt: skip
-    run("fit", ["--model.init_from=logs/version_1", *CHAT, "--data.chat.template=own.jinja", *ONCE])
+    known = ["-c", str(ROOT / "conf/model/gpt2.yaml"), "--model.d_ff=64"]  # it can go out to transformers
+    run("fit", [*known, *TEXTS, *ONCE, "--trainer.default_root_dir=known"])
+    run("fit", ["--model.init_from=known/logs/version_0", *CHAT, "--data.chat.template=own.jinja", *ONCE])
     newest = max(Path("logs").glob("version_*"), key=lambda path: int(path.name.partition("_")[2]))
     assert checkpoints.read(newest).info["chat_template"] == Path("own.jinja").read_text()
     Path("own.jinja").unlink()

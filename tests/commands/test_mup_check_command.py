@@ -54,7 +54,7 @@ def test_as_data(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         (["--widths=16,32", "--model.optimizer=Muon"], "model.optimizer: Muon only supports 2D parameters"),
         (
             ["--widths=16,32", "--model.optimizer.lr=1e30"],
-            "at width 16 the loss is nan after step 2, and nothing can be",
+            "at width 16 the loss is nan after step 1, and nothing can be",
         ),
         (["--widths=16,32", "--model.lora=LoRA", "--model.feed_forwards=3"], "there is no setting"),
     ],

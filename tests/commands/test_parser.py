@@ -21,11 +21,11 @@ from xlab.errors import ConfigError
             "model.position: scaling: the following arguments are required: factor, original_max_len",
         ),
         (
-            "--model.value_mix.every=2",
+            "--model.value_mix=null --model.value_mix.every=2",
             "model.value_mix: there is no setting 'every' here; ValueEmbeddings has it: give the class as well",
         ),
         (
-            "--model.attention.qk_norm.norm=RMSNorm",
+            "--model.attention.qk_norm=null --model.attention.qk_norm.norm=RMSNorm",
             "model.attention: qk_norm: there is no setting 'norm' here; HeadQKNorm, WidthQKNorm have it: give the "
             "class as well",
         ),
@@ -34,5 +34,5 @@ from xlab.errors import ConfigError
 )
 def test_what_may_be_null_is_refused_in_the_setting_s_words(option: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
-        run("fit", [*small(write_corpus(tmp_path / "corpus.jsonl")), option])
+        run("fit", [*small(write_corpus(tmp_path / "corpus.jsonl")), *option.split()])
     assert str(refused.value) == said

@@ -13,8 +13,8 @@ from xlab.interop.proof import Proof
 from xlab.interop.proof_process import compare
 
 EVERYWHERE = {"hf", "gguf"}
-HELD_BY = dict.fromkeys(NAMES, EVERYWHERE) | {"mistral": {"hf"}, "nanochat": set()}
-NAMED = {"mistral": "attention.windows", "nanochat": "value_mix"}
+HELD_BY = dict.fromkeys(NAMES, EVERYWHERE) | {"mistral": {"hf"}, "nanochat": set(), "xlab": set()}
+NAMED = {"mistral": "attention.windows", "nanochat": "value_mix", "xlab": "attention.key_shift"}
 
 
 # XLab's own formats hold whatever parts there are: one model that no other holds stands for all

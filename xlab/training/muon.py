@@ -73,8 +73,11 @@ class MuonAdamW(Optimizer):
         eps: float = 1e-8,
         fused: bool = True,
     ) -> None:
+        for name, rate in (("lr", lr), ("muon_lr", muon_lr or 0.0)):
+            if rate < 0:
+                raise ConfigError(f"model.optimizer.{name} must not be negative, got {rate}")
         muon_lr = lr if muon_lr is None else muon_lr
-        _check(muon_lr, embedding_factor, momentum, ns_steps, adjust_lr)
+        _check(embedding_factor, momentum, ns_steps, adjust_lr)
         self._adjusted = _ADJUSTED[adjust_lr]
         others, matrices = _apart(params)
         _check_matrices(matrices)
@@ -254,9 +257,7 @@ _ADJUSTED: dict[str, Callable[[int, int], float]] = {
 _WIDENED = {"match_rms_adamw": 0.5, "original": 0.0}
 
 
-def _check(muon_lr: float, embedding_factor: float, momentum: float, ns_steps: int, adjust_lr: str) -> None:
-    if muon_lr < 0:
-        raise ConfigError(f"model.optimizer.muon_lr must not be negative, got {muon_lr}")
+def _check(embedding_factor: float, momentum: float, ns_steps: int, adjust_lr: str) -> None:
     if embedding_factor <= 0:
         raise ConfigError(
             f"model.optimizer.embedding_factor must be above 0, got {embedding_factor}; model.freeze holds still"
