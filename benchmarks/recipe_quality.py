@@ -52,7 +52,7 @@ RECIPES = {
     "xlab": Recipe((8e-3,)),
     "nanogpt": Recipe((1e-3, 2e-3, 4e-3), "nanogpt.yaml"),
     "litgpt": Recipe((1e-3, 2e-3, 4e-3), "litgpt.yaml"),
-    "nanochat": Recipe((4e-3, 8e-3, 16e-3), "nanochat.yaml"),
+    "nanochat": Recipe((2e-3, 4e-3, 8e-3), "nanochat.yaml"),
 }
 # a tiny shape, to see that everything runs
 QUICK = (
