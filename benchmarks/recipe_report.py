@@ -1,5 +1,6 @@
 """From the runs of ``recipe_quality`` to its figures, and from its figures to a table."""
 
+from dataclasses import asdict
 from statistics import mean
 from typing import Any
 
@@ -8,12 +9,14 @@ import numpy as np
 from benchmarks.layout import as_columns, as_markdown_table
 from benchmarks.recipe_speed import Speed, cost
 from xlab.errors import XLabError
+from xlab.lab import curves, effects
 from xlab.lab.ablation import Ablation
 from xlab.lab.comparison import compare
+from xlab.lab.effects import Effect
 from xlab.lab.overrides import folder_name
 from xlab.lab.run_groups import find_groups
 from xlab.lab.runs import Run
-from xlab.lab.verdict import verdicts
+from xlab.lab.verdict import signed, verdicts
 
 Report = dict[str, Any]
 
@@ -21,6 +24,7 @@ HEADINGS = ("recipe", "bits per byte", "by seed", "rate", "tokens/s", "minutes",
 METRIC = "val/bits_per_byte"
 OURS, TARGET = "xlab", "nanogpt"
 MARKS = {"tokens": 0.25, "seconds": 0.35}  # the share of the target's, within which its last figure is to be reached
+LEVEL = 0.95  # of confidence
 
 
 def figures(ablation: Ablation, speed: Speed | None) -> dict[str, Any]:
@@ -47,9 +51,15 @@ def figures(ablation: Ablation, speed: Speed | None) -> dict[str, Any]:
         said = [f"no comparison: {error}"]
     pair = runs.get(OURS, []), runs.get(TARGET, [])
     shares = {"tokens": reach(*pair), "seconds": None}
-    if speed is not None and OURS in costs and TARGET in costs:
-        shares["seconds"] = reach(*pair, costs=(cost(speed, OURS), cost(speed, TARGET)))
-    said_of = {"verdicts": said, "shares": shares, "failed": failed, "speed": speed}
+    equal_time = {}
+    if speed is not None and OURS in runs:
+        ours = cost(speed, OURS)
+        if TARGET in runs:
+            shares["seconds"] = reach(*pair, costs=(ours, cost(speed, TARGET)))
+        for name in [rival for rival in runs if rival != OURS]:
+            if effect := at_equal_time(runs[OURS], runs[name], costs=(ours, cost(speed, name))):
+                equal_time[name] = asdict(effect)
+    said_of = {"verdicts": said, "shares": shares, "equal_time": equal_time, "failed": failed, "speed": speed}
     return {"recipes": entries, "grid": ablation.choices(), **said_of}
 
 
@@ -79,6 +89,32 @@ def reach(ours: list[Run], theirs: list[Run], *, costs: tuple[float, float] = (1
             # between the validations before it and behind it, on a line; best goes down, interp wants up
             shares.append(float(np.interp(-target, -best, places)) / whole)
     return shares or None
+
+
+def at_equal_time(ours: list[Run], theirs: list[Run], *, costs: tuple[float, float]) -> Effect | None:
+    """Compare a rival's last figure with what we have when we have trained as long: by which it is worse, by seed.
+
+    Where we are the slower, our run is cut in the middle of its schedule, which is at our own expense; where we are the
+    faster, our last figure counts.
+
+    Args:
+        ours: runs, one a seed.
+        theirs: the rival's.
+        costs: seconds of a token, ours and theirs.
+
+    Returns:
+        None where no seed is there twice, or the rival ends before our first validation.
+    """
+    last = {run.seed: run.series(METRIC) for run in theirs}
+    here, there = {}, {}
+    for run in ours:
+        if run.seed is None or run.seed not in last:
+            continue
+        rival, series = last[run.seed], run.series(METRIC)
+        tokens = min(rival.tokens[-1] * costs[1] / costs[0], series.tokens[-1])
+        if (figure := curves.at(series, "tokens", tokens)) is not None:
+            here[run.seed], there[run.seed] = figure, float(rival.values[-1])
+    return effects.paired(here, there, level=LEVEL) if here else None
 
 
 def as_text(report: Report) -> str:
@@ -137,7 +173,16 @@ def conclusions(report: Report) -> list[str]:
             named = "tokens" if axis == "tokens" else "training time"
             said = f"{most:.0%} of its {named} (the slowest seed)" if most <= 1 else f"no share of its {named}"
             lines.append(f"{OURS} reaches the last figure of {TARGET} with {said}; the mark is {mark:.0%}.")
+    lines += [_at_equal_time(name, effect) for name, effect in report["equal_time"].items()]
     return lines + [f"Failed: {line}" for line in report["failed"]]
+
+
+def _at_equal_time(name: str, effect: dict[str, Any]) -> str:
+    difference, half_width = effect["difference"], effect["half_width"]
+    said = f"{name} − {OURS} at equal time is {signed(difference, 3)}"
+    if half_width is None:
+        return f"{said} bits per byte; one seed, so no interval."
+    return f"{said} ± {half_width:.3f} bits per byte; {LEVEL:.0%}; {effect['n']} seeds."
 
 
 def _entry(runs: list[Run], rate: str, seconds_per_token: float | None) -> dict[str, Any]:

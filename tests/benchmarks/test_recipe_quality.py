@@ -9,7 +9,7 @@ import yaml
 
 from benchmarks import recipe_quality
 from benchmarks.recipe_quality import QUICK, RECIPES, run
-from benchmarks.recipe_report import as_markdown, reach
+from benchmarks.recipe_report import as_markdown, at_equal_time, reach
 from benchmarks.recipe_speed import cost, keep_speed, known_speed, time_recipes
 from tests.conftest import ROOT
 from xlab.errors import ConfigError
@@ -37,6 +37,20 @@ def test_reach_is_where_the_curve_meets_the_rivals_end(tmp_path: Path) -> None:
     assert reach([ours], [rival], costs=(2.0, 1.0)) == [pytest.approx(2 * 150 / 400)]
     assert reach([rival], [ours]) == [float("inf")]
     assert reach([ours], [a_run(tmp_path / "other", [3.0], seed=1)]) is None
+
+
+def test_at_equal_time_a_slower_run_is_cut_and_a_faster_one_counts_at_its_end(tmp_path: Path) -> None:
+    ours = [a_run(tmp_path / f"ours{seed}", [4.0, 2.0, 1.5, 1.0 + seed], seed=seed) for seed in range(2)]
+    rival = [a_run(tmp_path / f"rival{seed}", [4.0, 3.5, 3.2, 3.0], seed=seed) for seed in range(2)]
+    slower = at_equal_time(ours, rival, costs=(2.0, 1.0))
+    assert slower is not None
+    assert (slower.difference, slower.n) == (pytest.approx(1.0), 2)
+    faster = at_equal_time(ours, rival, costs=(1.0, 2.0))
+    assert faster is not None
+    assert faster.difference == pytest.approx(1.5)
+    assert faster.half_width is not None
+    assert at_equal_time(ours, rival, costs=(8.0, 1.0)) is None
+    assert at_equal_time(ours, [a_run(tmp_path / "other", [3.0], seed=7)], costs=(1.0, 1.0)) is None
 
 
 def step_times(seconds: float, tokens: int = 100) -> StepTimes:
@@ -110,4 +124,6 @@ def test_it_runs_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     page = as_markdown({**first, "command": "c"})
     assert "the mark is 25%" in page
     assert "the mark is 35%" in page
+    assert "nanogpt − xlab at equal time is " in page
+    assert first["equal_time"]["nanogpt"]["n"] == 2
     assert "the median of 2 rounds in turns" in page
