@@ -62,10 +62,12 @@ def test_tensorboard(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what the package says of itself
 def test_weights_and_biases_offline(folder: Path) -> None:
+    """Each run has its own, in one process too."""
     pytest.importorskip("wandb", reason="needs wandb: pip install 'xlab[wandb]'")
-    log(WeightsAndBiases(offline=True, tags=["a"]), folder)
-    (written,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    assert written.stat().st_size > 0
+    for place in (folder, folder.with_name("version_4")):
+        log(WeightsAndBiases(offline=True, tags=["a"]), place)
+        (written,) = place.glob("wandb/offline-run-*/run-*.wandb")
+        assert written.stat().st_size > 0
 
 
 @pytest.mark.filterwarnings("ignore")  # what the package says of itself

@@ -124,6 +124,10 @@ class WeightsAndBiases(RunLogger, WandbLogger):
 
     def enter(self, folder: Path) -> None:
         _need("wandb", self)
+        import wandb
+
+        if wandb.run is not None:  # of a run before, in this process: this one's figures would join it
+            wandb.finish()
         folder.mkdir(parents=True, exist_ok=True)  # it would take a temporary folder else
         WandbLogger.__init__(self, name=folder.name, save_dir=str(folder), **self._settings)
 
