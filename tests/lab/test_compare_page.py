@@ -23,7 +23,7 @@ from xlab.lab.exhibits import Sample, View
 from xlab.lab.run_groups import find_groups
 from xlab.lab.runs import Run
 from xlab.transformer import ALiBi, Decoder, GroupedQueryAttention, MultiHeadAttention, RotaryPosition
-from xlab.transformer.kv_cache import FUSED, Placement
+from xlab.transformer.placements import FUSED, Placement
 
 VOID = {"meta", "!doctype", "input"}
 NASTY = "</script><b>&\"'"

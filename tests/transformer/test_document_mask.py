@@ -21,7 +21,7 @@ from xlab.transformer import (
 )
 from xlab.transformer.documents import DocumentPlacement, place_documents
 from xlab.transformer.key_ranges import KeyRanges
-from xlab.transformer.kv_cache import FUSED
+from xlab.transformer.placements import FUSED
 
 EXACT = {"rtol": 0.0, "atol": 1e-10}
 

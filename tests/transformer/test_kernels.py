@@ -11,7 +11,7 @@ from torch import Tensor
 from xlab.errors import ConfigError
 from xlab.transformer import ExplicitAttention, FusedAttention, GroupedQueryAttention
 from xlab.transformer.key_ranges import window_ranges
-from xlab.transformer.kv_cache import Placement
+from xlab.transformer.placements import Placement
 
 
 def by_formula(

@@ -14,7 +14,8 @@ from torch import Tensor
 from xlab.inference.packed_linear import register
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kernels import FusedAttention
-from xlab.transformer.kv_cache import FUSED, KVCache, Placement, in_sight, put
+from xlab.transformer.kv_cache import KVCache
+from xlab.transformer.placements import FUSED, Placement, in_sight, put
 
 _numbers = count()
 
@@ -48,7 +49,9 @@ class FixedPlacement(Placement):
         if window is None:
             return self.seen
         if window in self.rings:
-            return in_sight(self.positions, self.positions + 1, self.rings[window], window).unsqueeze(1)
+            n_places = self.rings[window]
+            seen = in_sight(self.positions, self.positions + 1, n_places, window=window, n_places=n_places)
+            return seen.unsqueeze(1)
         return self.seen & (self.key_positions > self.positions[:, None, None] - window)
 
     def store(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.kernels import FusedAttention
-from xlab.transformer.kv_cache import FUSED, Placement
+from xlab.transformer.placements import FUSED, Placement
 
 
 class Watched(Placement):

@@ -10,8 +10,8 @@ from xlab.data.packing import Batch
 from xlab.training.objectives import CHUNK_BYTES, Objective
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.documents import DocumentPlacement
-from xlab.transformer.kv_cache import Placement
 from xlab.transformer.mixture_of_experts import mixtures
+from xlab.transformer.placements import Placement
 
 # measured on two cores of an AMD EPYC with AVX512-BF16, torch 2.13; see docs/speed.md
 EAGER_SHARE = 0.4  # of the peak's arithmetic that an uncompiled step makes

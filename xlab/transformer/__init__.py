@@ -32,10 +32,11 @@ from xlab.transformer.initialisations import (
     ZeroOutputInitialisation,
 )
 from xlab.transformer.kernels import ExplicitAttention, FusedAttention
-from xlab.transformer.kv_cache import KVCache, Placement
+from xlab.transformer.kv_cache import KVCache
 from xlab.transformer.lora import LoRA
 from xlab.transformer.mixture_of_experts import MixtureOfExperts
 from xlab.transformer.norms import LayerNorm, Norm, OffsetRMSNorm, PlainRMSNorm, RMSNorm
+from xlab.transformer.placements import Placement
 from xlab.transformer.positions import (
     ALiBi,
     LearnedPosition,

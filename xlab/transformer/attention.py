@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xlab.errors import ConfigError
 from xlab.transformer.kernels import ExplicitAttention, FusedAttention
-from xlab.transformer.kv_cache import Placement
+from xlab.transformer.placements import Placement
 from xlab.transformer.positions import Position
 from xlab.transformer.qk_norms import QKNorm
 from xlab.transformer.values import ValueMix

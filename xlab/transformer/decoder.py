@@ -15,8 +15,9 @@ from xlab.transformer.documents import place_documents
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
 from xlab.transformer.head import Head
 from xlab.transformer.initialisations import GPT2Initialisation, Initialisation
-from xlab.transformer.kv_cache import KVCache, Placement, places
+from xlab.transformer.kv_cache import KVCache, places
 from xlab.transformer.norms import Norm, RMSNorm
+from xlab.transformer.placements import Placement
 from xlab.transformer.positions import Position, RotaryPosition
 from xlab.transformer.values import ValueMix
 

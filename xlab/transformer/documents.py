@@ -11,7 +11,7 @@ from torch import Tensor
 
 from xlab.transformer.kernels import FusedAttention
 from xlab.transformer.key_ranges import KeyRanges
-from xlab.transformer.kv_cache import FUSED, Placement
+from xlab.transformer.placements import FUSED, Placement
 from xlab.transformer.positions import Position
 
 
