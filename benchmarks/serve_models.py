@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.decode_shape import Shape
 from benchmarks.serve_shape import FULL, PRECISIONS
-from xlab import checkpoints
+from xlab import checkpoint_writing, checkpoints
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
 from xlab.inference import Engine, Request, Result
 
@@ -65,7 +65,7 @@ def write_checkpoint(folder: Path, shape: Shape) -> Tokenizer:
     _scatter(decoder)
     head = checkpoints.header(model=settings, data={}, tokenizer=tokenizer.to_json(), info={"step": 0})
     weights = {checkpoints.DECODER_PREFIX + name: weight for name, weight in decoder.state_dict().items()}
-    checkpoints.write({"xlab": head, "state_dict": weights}, folder / "xlab.pt")
+    checkpoint_writing.write({"xlab": head, "state_dict": weights}, folder / "xlab.pt")
     tokenizer.save(folder / "tokenizer.json")
     return tokenizer
 

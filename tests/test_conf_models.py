@@ -13,6 +13,7 @@ from xlab import checkpoints, inference
 from xlab.commands.lightning_cli import run
 from xlab.interop.families import family_of
 from xlab.models import XLabModel
+from xlab.setting_names import PARTS, SIZES
 from xlab.transformer.unfilled import unfilled
 
 FOLDER = ROOT / "conf" / "model"
@@ -89,7 +90,7 @@ def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[s
     with pytest.raises(SystemExit):
         run("fit", [*arguments, "--print_config"])
     model = yaml.safe_load(capsys.readouterr().out)["model"]
-    return {key: model[key] for key in checkpoints.SIZES + checkpoints.PARTS if key in model}
+    return {key: model[key] for key in SIZES + PARTS if key in model}
 
 
 def test_the_default_model_is_that_of_the_defaults() -> None:

@@ -25,7 +25,8 @@ from tests.tiny import (
     make_trainer,
     write_corpus,
 )
-from xlab.checkpoints import header, write
+from xlab.checkpoint_writing import write
+from xlab.checkpoints import header
 from xlab.data.packing import IGNORED, BestFit, ContiguousWindows, OneDocument, Packing, TokenBudget
 from xlab.data.sources import Document, HubDataset, JsonLines, PythonDocs, Source, TextFiles
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile

@@ -29,7 +29,7 @@ from tests.tiny import (
     train,
     write_corpus,
 )
-from xlab import checkpoints, inference
+from xlab import checkpoint_writing, checkpoints, inference, trusted_classes
 from xlab.data.packing import IGNORED, Batch
 from xlab.data.sources import TextFiles
 from xlab.datamodules import XLabDataModule
@@ -415,7 +415,7 @@ def test_an_architecture_is_composed_and_survives_a_checkpoint(
     model = make_model(attention=attention, tie_embeddings=False, **others).eval()
     tokenizer = run.datamodule.tokenizer.to_json()
     head = checkpoints.header(model=model.hparams, data=run.datamodule.hparams, tokenizer=tokenizer, info={})
-    checkpoints.write({"xlab": head, "state_dict": model.state_dict()}, tmp_path / "a.ckpt")
+    checkpoint_writing.write({"xlab": head, "state_dict": model.state_dict()}, tmp_path / "a.ckpt")
     ids = torch.arange(SEQ_LEN)[None]
     with torch.no_grad():
         assert torch.equal(checkpoints.load(tmp_path / "a.ckpt")[0](ids), model(ids))
@@ -446,7 +446,7 @@ def test_a_user_s_own_class_trains_saves_and_generates(
     (tmp_path / "my_layers.py").write_text(OWN_LAYERS)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "my_layers", raising=False)
-    monkeypatch.setattr(checkpoints, "_allowed", set(checkpoints._allowed))
+    monkeypatch.setattr(trusted_classes, "_allowed", set(trusted_classes._allowed))
     model = make_model(attention={"class_path": "my_layers.Average", "init_args": {"gain": 0.5}})
     trainer = make_trainer(tmp_path, 3)
     trainer.fit(model, datamodule=make_data(short_corpus))

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from tests.conftest import ROOT
-from xlab import checkpoints
+from xlab import checkpoints, trusted_classes
 from xlab.errors import CheckpointError
 from xlab.transformer.decoder import Decoder
 
@@ -75,7 +75,7 @@ def test_fit_trains_them_and_a_checkpoint_asks_for_its_reader_s_word(
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     run = tmp_path / "logs" / "version_0"
-    monkeypatch.setattr(checkpoints, "_allowed", set(checkpoints._allowed))
+    monkeypatch.setattr(trusted_classes, "_allowed", set(trusted_classes._allowed))
     with pytest.raises(CheckpointError, match=r"examples\.own_part\.\w+, whose code is not XLab's.*--allow-module"):
         checkpoints.load(run)
     checkpoints.allow_module("examples.own_part")

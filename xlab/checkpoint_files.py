@@ -9,14 +9,14 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from xlab import checkpoints, sharded_checkpoints
+from xlab import checkpoint_writing, checkpoints, sharded_checkpoints
 
 
 class WholeFiles(TorchCheckpointIO):
     """Write checkpoints whole or not at all, and read them without unpickling anything but plain data."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        checkpoints.write(checkpoint, path)
+        checkpoint_writing.write(checkpoint, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         path = checkpoints.find(path)
@@ -44,7 +44,7 @@ class BackgroundFiles(WholeFiles):
         still = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().to("cpu", copy=True))
         if self._executor is None:
             self._executor = ThreadPoolExecutor(max_workers=1)  # in the order that they were asked for
-        self._pending.append(self._executor.submit(checkpoints.write, still, path))
+        self._pending.append(self._executor.submit(checkpoint_writing.write, still, path))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         self._wait()

@@ -7,10 +7,8 @@ A training ``.ckpt`` and an exported ``.pt`` hold the same two things: ``xlab``,
 import contextlib
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,33 +17,20 @@ import torch
 from torch import Tensor
 
 from xlab import __version__, factories, sharded_checkpoints
+from xlab.checkpoint_writing import write
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import CheckpointError, ConfigError, DataError
+from xlab.setting_names import OPTIONAL_PARTS, PARTS, SIZES
 from xlab.sharded_checkpoints import is_sharded
 from xlab.transformer.decoder import Decoder
 from xlab.transformer.footprint import claims_too_much, refuse_beyond_memory
 from xlab.transformer.lora import LoRA
 from xlab.transformer.unfilled import unfilled
+from xlab.trusted_classes import allow_module as allow_module  # the word of those who read checkpoints in Python
+from xlab.trusted_classes import check_classes
 
 FORMAT = 1
-ALLOW_VARIABLE = "XLAB_ALLOW_MODULES"
 DECODER_PREFIX = "decoder."
-
-# the arguments of XLabModel that describe the decoder, in its own words
-SIZES = (
-    *("vocab_size", "max_len", "d_model", "n_layers", "n_heads", "d_ff", "dropout", "tie_embeddings"),
-    *("embedding_scale", "logit_scale", "logit_cap"),
-)
-OPTIONAL_PARTS = ("value_mix", "embedding_norm")
-PARTS = ("attention", "norm", "feed_forward", "position", "block", "initialisation", *OPTIONAL_PARTS)
-# every setting whose value, even a bare string, names a class
-CLASS_SETTINGS = {
-    *(*PARTS, "objective", "optimizer", "schedule", "lora"),
-    *("source", "val_source", "test_source", "predict_source", "tokenizer", "packing"),
-}
-
-# the parts of a model and of its data, and not XLab's commands: those do more than they are made of
-_allowed = {"xlab.data", "xlab.datamodules", "xlab.training", "xlab.transformer", "torch.nn", "torch.optim"}
 
 
 @dataclass(frozen=True)
@@ -69,11 +54,6 @@ class Checkpoint:
     weights: dict[str, Tensor]
     info: dict[str, Any]
     resumable: bool
-
-
-def allow_module(name: str) -> None:
-    """Let checkpoints name classes of the module or package ``name``: its code runs when such a checkpoint is read."""
-    _allowed.add(name)
 
 
 def header(*, model: Any, data: Any, tokenizer: str, info: Mapping[str, Any]) -> dict[str, Any]:
@@ -334,55 +314,6 @@ def content_hash(checkpoint: Checkpoint) -> str:
     return digest.hexdigest()
 
 
-def write(content: Mapping[str, Any], path: str | Path) -> None:
-    """Write a checkpoint file whole or not at all: under a temporary name first, then renamed.
-
-    Raises:
-        CheckpointError: if the disk is full or the folder cannot be written; what stood there before still does.
-    """
-    path = Path(path)
-    try:
-        with _renamed_when_whole(path) as temporary, open(temporary, "wb") as file:
-            torch.save(dict(content), file)
-            file.flush()
-            os.fsync(file.fileno())
-    except (OSError, RuntimeError) as error:
-        reason = _disk_error(error)
-        if reason is None:
-            raise
-        raise CheckpointError(f"cannot write {path}: {reason}; nothing that was there has changed") from error
-
-
-@contextlib.contextmanager
-def _renamed_when_whole(path: Path) -> Iterator[str]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    try:
-        # mkstemp makes files that only their owner reads; a checkpoint is as readable as any other file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def _disk_error(error: BaseException) -> str | None:
-    """Say what the disk refused; torch's writer wraps the system's error, or reports a short write of its own."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError):
-            return cause.strerror or str(cause)
-        if "PytorchStreamWriter" in str(cause):
-            return "the file could not be written whole (is the disk full?)"
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
 def _load(path: Path, map_location: Any) -> Any:
     try:
         # mmap: the optimiser's state in a .ckpt is not read from the disk just to be thrown away
@@ -400,57 +331,3 @@ def _load(path: Path, map_location: Any) -> Any:
         raise CheckpointError(
             f"{path} is no checkpoint, or was cut short: {(message or type(error).__name__).splitlines()[0]}"
         ) from error
-
-
-def check_classes(settings: Any, path: Path, is_part: bool = False) -> None:
-    """Refuse a class that may not be imported, wherever ``factories.build`` or the parser would look for one.
-
-    Raises:
-        CheckpointError: naming the class.
-    """
-    if isinstance(settings, list):
-        for value in settings:
-            check_classes(value, path, is_part)
-    if isinstance(settings, str) and is_part:  # a class path alone is as good as class_path with init_args
-        settings = {"class_path": settings}
-    if not isinstance(settings, dict):
-        return
-    if dotted := [key for key in settings if "." in key]:
-        # the command line's parser would take "source.class_path" for the class path of source
-        raise CheckpointError(f"{path} is damaged: its header has the setting {dotted[0]!r}")
-    parts: set[str] = set()
-    if "class_path" in settings:
-        kind = _allowed_class(str(settings["class_path"]), path)
-        # where no text belongs, the command line's parser takes a text for a class path, and imports it
-        parts = factories.callable_parameters(kind) | factories.textless_parameters(kind)
-    for key, value in settings.items():
-        if key == "init_args" and isinstance(value, dict):
-            for name, argument in value.items():
-                check_classes(argument, path, is_part=name in parts)
-        elif key == "learning_rates" and isinstance(value, dict):
-            # its keys are patterns of names, with dots; its numbers name no class
-            if wrong := [pattern for pattern, rate in value.items() if not isinstance(rate, int | float)]:
-                raise CheckpointError(f"{path} is damaged: its header has no number for {key}.{wrong[0]}")
-        elif key != "class_path":
-            check_classes(value, path, is_part=key in CLASS_SETTINGS)
-
-
-def _allowed_class(name: str, path: Path) -> type:
-    allowed = _allowed | set(filter(None, os.environ.get(ALLOW_VARIABLE, "").split(",")))
-
-    def inside(name: str) -> bool:
-        return any(name.startswith(f"{module}.") for module in allowed)
-
-    module = name.rpartition(".")[0]
-    if module and not inside(name):
-        raise CheckpointError(
-            f"{path} names the class {name}, whose code is not XLab's; if you trust that module, "
-            f"allow it with --allow-module {module} or {ALLOW_VARIABLE}={module}"
-        )
-    try:
-        kind = factories.find_class(name)
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if not inside(f"{kind.__module__}.{kind.__qualname__}"):  # a class that an allowed module merely imported
-        raise CheckpointError(f"{path} names the class {name}, which is {kind.__module__}'s, not XLab's")
-    return kind

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from xlab import checkpoints
+from xlab import checkpoint_writing, checkpoints
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
 from xlab.interop.families import family_of
 
@@ -61,5 +61,5 @@ def write(
     }
     head = checkpoints.header(model=settings, data={}, tokenizer=(own or tokenizer()).to_json(), info={"step": 7})
     weights = {checkpoints.DECODER_PREFIX + name: weight.to(dtype or weight.dtype) for name, weight in state.items()}
-    checkpoints.write({"xlab": head, "state_dict": weights}, path)
+    checkpoint_writing.write({"xlab": head, "state_dict": weights}, path)
     return path

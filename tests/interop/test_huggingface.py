@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.interop.folders import EOS, change_config, write_folder
-from xlab import checkpoints
+from xlab import checkpoint_writing, checkpoints
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import CheckpointError, ConfigError, DataError, XLabError
 from xlab.interop import export_huggingface, gguf_writing, huggingface
@@ -48,7 +48,7 @@ class TestImport:
         folder, model = published
         made = huggingface.import_checkpoint(folder)
         head = checkpoints.header(model=made.model, data=made.data, tokenizer=made.tokenizer, info=made.info)
-        checkpoints.write({"xlab": head, "state_dict": made.weights}, tmp_path / "made.pt")
+        checkpoint_writing.write({"xlab": head, "state_dict": made.weights}, tmp_path / "made.pt")
         decoder, tokenizer = checkpoints.load(tmp_path / "made.pt")
         ids = ids_of(64)
         assert apart(decoder(ids)[..., :N_OWN], model(ids).logits) < 2e-5

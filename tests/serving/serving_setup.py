@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import torch
 
-from xlab import checkpoints
+from xlab import checkpoint_writing, checkpoints
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer
 from xlab.inference import Engine, Request, Result
 from xlab.serving.keys import Keys
@@ -47,7 +47,7 @@ def write_checkpoint(folder: Path, *, meta: dict[str, Any] | None = None, **info
     )
     weights = {checkpoints.DECODER_PREFIX + name: weight for name, weight in decoder.state_dict().items()}
     path = folder / "toy" / "checkpoints" / "best.ckpt"
-    checkpoints.write({"xlab": head, "state_dict": weights}, path)
+    checkpoint_writing.write({"xlab": head, "state_dict": weights}, path)
     return path
 
 

@@ -15,6 +15,7 @@ from xlab.commands.parser import linked_by_hand
 from xlab.datamodules import CheckpointTokenizer
 from xlab.errors import CheckpointError, ConfigError
 from xlab.factories import class_path
+from xlab.setting_names import CLASS_SETTINGS, PARTS, SIZES
 
 LINKS = {"model.vocab_size": "data.vocab_size", "model.max_len": "data.seq_len"}
 PUBLISHED = ("model.pretrained", "model.config")
@@ -45,7 +46,7 @@ def layered(subcommand: str, given: Sequence[str]) -> list[str]:
         if target in told:
             raise ConfigError(linked_by_hand(target, source))
     for key, value in told.items():
-        names_class = key.rpartition(".")[2] in {"class_path", *checkpoints.CLASS_SETTINGS}
+        names_class = key.rpartition(".")[2] in {"class_path", *CLASS_SETTINGS}
         if (
             isinstance(value, str)
             and (named := _CLASS.fullmatch(value))
@@ -98,7 +99,7 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         return proposed, {"model": model, "data": _tokens_of(checkpoint) | {"seq_len": checkpoint.model["max_len"]}}
     if (path := told.get("model.init_from")) is not None:
         checkpoint = checkpoints.read(str(path))
-        architecture = set(checkpoints.SIZES + checkpoints.PARTS) - {"vocab_size", "max_len", "dropout"}
+        architecture = set(SIZES + PARTS) - {"vocab_size", "max_len", "dropout"}
         model = {key: value for key, value in checkpoint.model.items() if key in architecture}
         data = _tokens_of(checkpoint) | _chat_of(checkpoint.info.get("chat_template"), told)
         return {"data": {"seq_len": checkpoint.model["max_len"]}}, {"model": model, "data": data}

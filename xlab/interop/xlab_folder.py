@@ -11,6 +11,7 @@ from xlab.checkpoints import Checkpoint
 from xlab.errors import CheckpointError
 from xlab.interop.safetensors_folder import SafetensorsFolder
 from xlab.interop.safetensors_writing import PendingTensor, write_shards
+from xlab.trusted_classes import check_classes
 
 SETTINGS, TOKENIZER = "xlab.json", "tokenizer.json"
 
@@ -66,7 +67,7 @@ def read(path: str | Path) -> Checkpoint:
             f"{folder} has format {header.get('format')!r}, this XLab reads {checkpoints.FORMAT}; use its own version"
         )
     for key in ("model", "data"):
-        checkpoints.check_classes(header[key], folder)
+        check_classes(header[key], folder)
     tensors = SafetensorsFolder(folder)
     return Checkpoint(
         path=folder,

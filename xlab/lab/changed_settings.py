@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xlab import factories
-from xlab.checkpoints import CLASS_SETTINGS
 from xlab.errors import ConfigError
+from xlab.setting_names import CLASS_SETTINGS
 from xlab.transformer.decoder import Decoder
 
 # the defaults of ``XLabModel`` beside those of ``Decoder``: to ask it, Lightning would have to be imported
