@@ -1,18 +1,13 @@
-"""The model as Lightning trains it: what a step computes, and what a run that was stopped remembers."""
+"""The model as Lightning trains it: what a step computes, and what is measured."""
 
 import copy
 import json
 import math
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -29,16 +24,15 @@ from tests.tiny import (
     train,
     write_corpus,
 )
-from xlab import checkpoint_writing, checkpoints, inference, trusted_classes
+from tests.tiny_runs import fit, joined, ragged, weights
+from xlab import checkpoints, inference
 from xlab.data.packing import IGNORED, Batch
 from xlab.data.sources import TextFiles
 from xlab.datamodules import XLabDataModule
-from xlab.errors import CheckpointError, ConfigError, DataError
+from xlab.errors import ConfigError, DataError
 from xlab.models import XLabModel
-from xlab.training.schedules import Cosine, Linear
-from xlab.transformer.attention import GroupedQueryAttention
+from xlab.training.schedules import Linear
 from xlab.transformer.decoder import Decoder
-from xlab.transformer.norms import LayerNorm
 
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in LIGHTNING_NOISE]
 
@@ -57,42 +51,8 @@ def short_corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_corpus(tmp_path_factory.mktemp("short") / "corpus.jsonl", n=60)
 
 
-def weights(model: XLabModel) -> dict[str, Tensor]:
-    return {name: weight.detach().clone() for name, weight in model.decoder.state_dict().items()}
-
-
-def assert_equal_weights(one: XLabModel, two: XLabModel) -> None:
-    mine, other = weights(one), weights(two)
-    assert mine.keys() == other.keys()
-    assert [name for name in mine if not torch.equal(mine[name], other[name])] == []
-
-
-def ragged(n: int, rows: int = 2, seed: int = 0) -> list[Batch]:
-    """Micro-batches in which between one and all of the places count."""
-    generator = torch.Generator().manual_seed(seed)
-    batches = []
-    for number in range(n):
-        inputs = torch.randint(VOCAB_SIZE, (rows, SEQ_LEN), generator=generator)
-        targets = torch.randint(VOCAB_SIZE, (rows, SEQ_LEN), generator=generator)
-        n_ignored = number * (rows * SEQ_LEN - 1) // max(n - 1, 1)
-        targets.view(-1)[torch.randperm(rows * SEQ_LEN, generator=generator)[:n_ignored]] = IGNORED
-        batches.append({"inputs": inputs, "targets": targets, "n_bytes": torch.full((rows,), SEQ_LEN)})
-    return batches
-
-
-def joined(batches: Sequence[Batch]) -> Batch:
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
 def mean_loss(decoder: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(decoder(batch["inputs"]).flatten(0, 1), batch["targets"].flatten(), ignore_index=IGNORED)
-
-
-def fit(folder: Path, model: XLabModel, batches: Sequence[Batch], **settings: Any) -> Recorder:
-    recorder = Recorder()
-    trainer = make_trainer(folder, -1, recorder, max_epochs=1, **settings)
-    trainer.fit(model, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
-    return recorder
 
 
 # --- a step of training
@@ -240,271 +200,7 @@ def test_a_run_by_hand_learns_something(run: Run) -> None:
     assert by_hand(run.model.eval().decoder, run.datamodule, "val")["loss"] < 0.8 * untrained["loss"]
 
 
-# --- a run that goes on
-
-
-class Validations(Callback):
-    """Remember at which step a validation gave which loss."""
-
-    def __init__(self) -> None:
-        self.losses: list[tuple[int, float]] = []
-
-    def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
-        self.losses.append((trainer.global_step, float(trainer.callback_metrics["val/loss"])))
-
-
-VALIDATING = {"val_check_interval": 3, "check_val_every_n_epoch": None, "limit_val_batches": 2}
-
-
-@pytest.mark.parametrize(
-    ("settings", "model"),
-    [({"accumulate_grad_batches": 2}, {}), ({}, {"dropout": 0.1}), ({"accumulate_grad_batches": 5}, {"dropout": 0.1})],
-)
-def test_a_validation_in_the_middle_of_a_step_or_under_dropout_resumes_bit_for_bit(
-    short_corpus: Path, tmp_path: Path, settings: dict[str, Any], model: dict[str, Any]
-) -> None:
-    settings = {**VALIDATING, **settings}
-
-    class First(Callback):
-        def on_validation_end(self, trainer: Trainer, *_: Any) -> None:
-            if not (tmp_path / "a.ckpt").exists():
-                trainer.save_checkpoint(tmp_path / "a.ckpt")
-
-    n_steps = 24 // settings.get("accumulate_grad_batches", 1)
-    whole, whole_model = Recorder(), make_model(**model)
-    trainer = make_trainer(tmp_path, n_steps, whole, First(), **settings)
-    trainer.fit(whole_model, datamodule=make_data(short_corpus))
-
-    rest, resumed = Recorder(), make_model(seed=99, **model)
-    trainer = make_trainer(tmp_path, n_steps, rest, **settings)
-    datamodule = make_data(short_corpus)
-    trainer.fit(resumed, datamodule=datamodule, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert rest.losses == whole.losses[-len(rest.losses) :]
-    assert_equal_weights(resumed, whole_model)
-
-
-@pytest.mark.parametrize("stop", [3, 5, 16, 20])  # at a validation, between two, at an epoch's end, in the second
-@pytest.mark.parametrize("settings", [{}, VALIDATING, {"accumulate_grad_batches": 2}, {"max_epochs": 2}])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
-    short_corpus: Path, tmp_path: Path, stop: int, settings: dict[str, Any]
-) -> None:
-    per_step = settings.get("accumulate_grad_batches", 1)
-    n_steps, stop = 24 // per_step, max(stop // per_step, 1)
-    if "max_epochs" in settings:  # then Lightning makes the loader before it restores its counters
-        n_steps = -1
-    whole, whole_validations = Recorder({stop: tmp_path / "a.ckpt"}), Validations()
-    model, datamodule = make_model(), make_data(short_corpus)
-    make_trainer(tmp_path, n_steps, whole, whole_validations, **settings).fit(model, datamodule=datamodule)
-
-    rest, rest_validations = Recorder(), Validations()
-    resumed, datamodule = make_model(seed=99), make_data(short_corpus)
-    trainer = make_trainer(tmp_path, n_steps, rest, rest_validations, **settings)
-    trainer.fit(resumed, datamodule=datamodule, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-
-    assert rest.batches == whole.batches[stop * per_step :]
-    assert rest.rates == whole.rates[stop * per_step :]
-    assert rest.losses == whole.losses[stop:]
-    assert rest_validations.losses == [seen for seen in whole_validations.losses if seen[0] > stop]
-    assert_equal_weights(resumed, model)
-
-
-@pytest.mark.parametrize("stop", [6, 15, 18])
-def test_a_checkpoint_of_a_validation_resumes_bit_for_bit_too(short_corpus: Path, tmp_path: Path, stop: int) -> None:
-    keep = ModelCheckpoint(tmp_path, "{step}", monitor="val/loss", save_top_k=-1, save_weights_only=False)
-    whole, whole_validations = Recorder(), Validations()
-    model = make_model()
-    settings = {**VALIDATING, "enable_checkpointing": True}
-    make_trainer(tmp_path, 24, whole, whole_validations, keep, **settings).fit(
-        model, datamodule=make_data(short_corpus)
-    )
-
-    rest, rest_validations = Recorder(), Validations()
-    resumed = make_model(seed=99)
-    trainer = make_trainer(tmp_path, 24, rest, rest_validations, **VALIDATING)
-    path = tmp_path / f"step={stop}.ckpt"
-    trainer.fit(resumed, datamodule=make_data(short_corpus), ckpt_path=path, weights_only=True)
-
-    assert rest.batches == whole.batches[stop:]
-    assert rest_validations.losses == [seen for seen in whole_validations.losses if seen[0] > stop]
-    assert_equal_weights(resumed, model)
-
-
-def test_a_resumed_run_with_loader_processes_sees_the_same_batches(short_corpus: Path, tmp_path: Path) -> None:
-    whole, rest = Recorder({5: tmp_path / "a.ckpt"}), Recorder()
-    make_trainer(tmp_path, 20, whole).fit(make_model(), datamodule=make_data(short_corpus))
-    trainer = make_trainer(tmp_path, 20, rest)
-    datamodule = make_data(short_corpus, num_workers=1)
-    trainer.fit(make_model(seed=99), datamodule=datamodule, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert rest.batches == whole.batches[5:]
-    assert rest.losses == whole.losses[5:]
-
-
-def test_epochs_differ_in_order_and_not_in_content(short_corpus: Path, tmp_path: Path) -> None:
-    recorder = Recorder()
-    make_trainer(tmp_path, 32, recorder).fit(make_model(), datamodule=make_data(short_corpus))
-    n = 16
-    first, second = recorder.batches[:n], recorder.batches[n : 2 * n]
-    assert first != second
-    seen = [{tuple(row) for batch in epoch for row in batch} for epoch in (first, second)]
-    # an incomplete last batch is dropped, and it is not the same windows each time
-    assert len(seen[0] ^ seen[1]) < 2 * 4
-
-
-def test_a_run_that_is_made_longer_goes_on_at_the_longer_run_s_rate(short_corpus: Path, tmp_path: Path) -> None:
-    schedule = {"class_path": "Cosine", "init_args": {"warmup_steps": 2, "final_factor": 0.1}}
-    trainer = make_trainer(tmp_path, 10)
-    trainer.fit(make_model(schedule=schedule), datamodule=make_data(short_corpus))
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-
-    longer = Recorder()
-    trainer = make_trainer(tmp_path, 20, longer)
-    model, datamodule = make_model(schedule=schedule), make_data(short_corpus)
-    trainer.fit(model, datamodule=datamodule, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
-    assert len(longer.rates) == 10
-    course = [0.01 * Cosine(20, 2, 0.1)(step) for step in range(10, 20)]
-    assert longer.rates[1:] == pytest.approx(course[1:])
-    assert longer.rates[0] == pytest.approx(course[0])  # its first step too
-
-
-# --- settings
-
-
-def test_the_settings_are_plain_data(run: Run) -> None:
-    model = make_model(norm=LayerNorm, optimizer=torch.optim.SGD)
-    settings = dict(model.hparams)
-    assert json.loads(json.dumps(settings)) == settings
-    assert settings["norm"] == {"class_path": "xlab.transformer.norms.LayerNorm"}
-    assert settings["d_model"] == 16
-    assert isinstance(model.decoder.norm, LayerNorm)
-
-
-def test_a_training_checkpoint_loads_weights_only(run: Run) -> None:
-    whole = torch.load(run.trained, weights_only=True)
-    assert whole["xlab"]["model"]["d_model"] == 16
-    assert {"optimizer_states", "lr_schedulers", "loops"} <= whole.keys()
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"attention": lambda d_model, n_heads, layer: None}, r"model\.attention is .*give a class, its path"),
-        ({"d_model": 15}, "d_model must be divisible by n_heads, got 15 and 2"),
-        ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
-        ({"attention": "MultiHedAttention"}, "did you mean 'MultiHeadAttention'"),
-        ({"norm": {"class_path": "RMSNorm", "init_args": {"esp": 1e-5}}}, "no option 'esp'; did you mean 'eps'"),
-        ({"n_layers": 0}, "n_layers must be at least 1, got 0"),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
-        make_model(**settings)
-
-
-@pytest.mark.parametrize(
-    "attention",
-    [
-        {"class_path": "GroupedQueryAttention", "init_args": {"n_kv_heads": 1}},
-        "MultiQueryAttention",
-        "xlab.transformer.attention.MultiHeadAttention",
-    ],
-)
-@pytest.mark.parametrize("others", [{}, {"norm": LayerNorm, "position": "ALiBi", "block": "PostNormBlock"}])
-def test_an_architecture_is_composed_and_survives_a_checkpoint(
-    tmp_path: Path, run: Run, attention: Any, others: dict[str, Any]
-) -> None:
-    model = make_model(attention=attention, tie_embeddings=False, **others).eval()
-    tokenizer = run.datamodule.tokenizer.to_json()
-    head = checkpoints.header(model=model.hparams, data=run.datamodule.hparams, tokenizer=tokenizer, info={})
-    checkpoint_writing.write({"xlab": head, "state_dict": model.state_dict()}, tmp_path / "a.ckpt")
-    ids = torch.arange(SEQ_LEN)[None]
-    with torch.no_grad():
-        assert torch.equal(checkpoints.load(tmp_path / "a.ckpt")[0](ids), model(ids))
-
-
-OWN_LAYERS = """
-from torch import Tensor, nn
-from xlab.transformer.attention import Attention, Context
-
-
-class Average(Attention):
-    def __init__(self, d_model: int, n_heads: int, layer_index: int, gain: float = 1.0) -> None:
-        super().__init__(d_model, n_heads, layer_index)
-        self.gain = gain
-        self.value = nn.Linear(d_model, d_model, bias=False)
-        self.out = nn.Linear(d_model, d_model, bias=False)
-
-    def forward(self, x: Tensor, context: Context) -> Tensor:
-        values = self.value(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        zeros = 0 * values
-        return self.gain * self.out(self.attend(zeros, zeros, values, context))
-"""
-
-
-def test_a_user_s_own_class_trains_saves_and_generates(
-    short_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "my_layers.py").write_text(OWN_LAYERS)
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "my_layers", raising=False)
-    monkeypatch.setattr(trusted_classes, "_allowed", set(trusted_classes._allowed))
-    model = make_model(attention={"class_path": "my_layers.Average", "init_args": {"gain": 0.5}})
-    trainer = make_trainer(tmp_path, 3)
-    trainer.fit(model, datamodule=make_data(short_corpus))
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    with pytest.raises(CheckpointError, match="--allow-module my_layers"):
-        XLabModel.load_from_checkpoint(tmp_path / "a.ckpt")
-    checkpoints.allow_module("my_layers")
-    again = XLabModel.load_from_checkpoint(tmp_path / "a.ckpt")
-    assert again.decoder.blocks[1].attention.gain == 0.5
-    assert_equal_weights(again, model)
-    prompt = torch.tensor([1, 5, 9])
-    greedy = again.eval().generate(prompt, 8, temperature=0)
-    # no cache in the loop below: the user's class takes part in the cached one through `attend`
-    ids = prompt
-    with torch.no_grad():
-        for _ in range(8):
-            ids = torch.cat([ids, again(ids[None])[0, -1].argmax()[None]])
-    assert greedy.tolist() == ids[3:].tolist()
-
-
-def test_a_class_takes_a_factory_s_place(run: Run) -> None:
-    model = make_model(attention={"class_path": f"{__name__}.OneKeyHead"})
-    assert isinstance(model.decoder.blocks[0].attention, OneKeyHead)
-    assert isinstance(make_model(attention=OneKeyHead).decoder.blocks[0].attention, OneKeyHead)
-
-
-class OneKeyHead(GroupedQueryAttention):
-    """A class of the test's own module."""
-
-    def __init__(self, d_model: int, n_heads: int, layer_index: int) -> None:
-        super().__init__(d_model, n_heads, layer_index, n_kv_heads=1)
-
-
-# --- starting from another model, and generating
-
-
-def test_init_from_starts_with_the_weights_of_a_checkpoint(run: Run, tmp_path: Path) -> None:
-    for path in (run.trained, run.exported):
-        model = make_model(seed=5, init_from=str(path))
-        assert_equal_weights(model, run.model)
-        # its own optimiser and schedule start anew
-        recorder = fit(tmp_path, model, ragged(3))
-        assert recorder.rates[0] == pytest.approx(0.01)
-
-
-def test_a_run_that_started_from_a_checkpoint_does_not_need_it_any_more(run: Run, tmp_path: Path) -> None:
-    start = tmp_path / "start.pt"
-    start.write_bytes(run.exported.read_bytes())
-    trainer = make_trainer(tmp_path, 2)
-    trainer.fit(make_model(init_from=str(start)), datamodule=make_data(run.corpus))
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
-    start.unlink()
-    assert XLabModel.load_from_checkpoint(tmp_path / "a.ckpt").hparams["init_from"] is None
-
-
-def test_init_from_another_shape_is_refused(run: Run) -> None:
-    with pytest.raises(CheckpointError, match=r"blocks\.2\..* is missing"):
-        make_model(n_layers=3, init_from=str(run.exported))
+# --- generating, and what a run needs beside a model
 
 
 def test_generate_is_sample(run: Run) -> None:

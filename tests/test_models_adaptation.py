@@ -10,16 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tests.test_models import VALIDATING, assert_equal_weights, fit, joined, ragged, weights
-from tests.tiny import (
-    LIGHTNING_NOISE,
-    VOCAB_SIZE,
-    Recorder,
-    make_data,
-    make_model,
-    make_trainer,
-    write_corpus,
-)
+from tests.tiny import LIGHTNING_NOISE, VOCAB_SIZE, Recorder, make_data, make_model, make_trainer, write_corpus
+from tests.tiny_runs import VALIDATING, assert_equal_weights, fit, joined, ragged, weights
 from xlab import checkpoints, inference
 from xlab.errors import CheckpointError, ConfigError
 from xlab.models import XLabModel

@@ -26,13 +26,15 @@ from xlab.training.compiling import TrainingPass
 from xlab.training.layouts import local
 from xlab.training.learning_rates import is_logged
 from xlab.training.metrics import TokenMetrics
+from xlab.training.moments import gather_moments, take_up
 from xlab.training.objectives import NextToken, Objective
 from xlab.training.optimizers import base_rate, decay_groups, hold_still, scale_rates
 from xlab.training.optimizers_average import callbacks_of
 from xlab.training.run_length import RunLength
 from xlab.training.schedules import Cosine, Schedule
-from xlab.training.sharding import Sharding, laid_as, shard
+from xlab.training.sharding import Sharding, shard
 from xlab.training.spikes import StepFigures, accepted, gradient_norm
+from xlab.training.step_sums import StepSums
 from xlab.transformer.attention import Attention, MultiHeadAttention
 from xlab.transformer.block import Block, PreNormBlock
 from xlab.transformer.feed_forward import FeedForward, SwiGLU
@@ -150,10 +152,8 @@ class XLabModel(LightningModule):
         self._groups()  # says which pattern of learning_rates matches nothing
         self._mixtures = mixtures(self.decoder)
         self.sharding: Sharding | None = None  # of the weights over ranks, where a strategy asks for it
-        self._step_loss: Tensor | None = None  # of the optimiser step being accumulated: its sum of losses,
-        self._step_tokens: Tensor | None = None  # and of predicted tokens
+        self.step_sums = StepSums()  # of the optimiser step being accumulated
         self._gradient_norm: Tensor  # of the step's gradients, before clipping: a scalar
-        self._step_routing: Tensor | None = None  # and of what its experts say of each token, (2,)
         self._resumed: list[dict[str, Any]] | None = None  # what on_save_checkpoint kept, until the first batch
 
     @classmethod
@@ -228,43 +228,19 @@ class XLabModel(LightningModule):
         The number of tokens in the whole step is not known yet, so the sum is divided by a nominal count, max_len,
         here, and the gradients are corrected in ``on_before_optimizer_step``.
         """
-        targets = batch["targets"]
         loss = self.training_pass(batch)
-        tokens = (targets != IGNORED).sum()
-        auxiliary = self._auxiliary(tokens)
-        if self._step_loss is None or self._step_tokens is None:
-            self._step_loss, self._step_tokens = torch.zeros_like(loss), torch.zeros_like(tokens)
-        self._step_loss = self._step_loss + loss.detach()
-        self._step_tokens = self._step_tokens + tokens
-        return (loss if auxiliary is None else loss + auxiliary) / self.max_len
-
-    def _auxiliary(self, tokens: Tensor) -> Tensor | None:
-        """Give what a micro-batch's experts add to its sum of losses.
-
-        Their loss is a mean over the micro-batch, so it counts once for each predicted token: the step's is the mean of
-        its micro-batches' by their tokens. Balance is a product of two means, and what it would be over the whole step
-        cannot be told from its parts.
-        """
+        tokens = (batch["targets"] != IGNORED).sum()
         routing = take_routing(self._mixtures)
-        if routing is None:
-            return None
-        figures = tokens * torch.stack([routing.balance, routing.dropped])
-        self._step_routing = figures if self._step_routing is None else self._step_routing + figures
-        return tokens * routing.loss
+        self.step_sums.add(loss, tokens, routing)
+        # What experts add is a mean over the micro-batch, so it counts once for each predicted token: the step's is the
+        # mean of its micro-batches' by their tokens. Balance is a product of two means, and what it would be over the
+        # whole step cannot be told from its parts.
+        return (loss if routing is None else loss + tokens * routing.loss) / self.max_len
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the gradients of nominal means into those of the mean over the step's tokens, on all ranks."""
-        assert self._step_loss is not None
-        assert self._step_tokens is not None
-        sums = torch.stack([self._step_loss.float(), self._step_tokens.float()])
-        if self._step_routing is not None:
-            sums = torch.cat([sums, self._step_routing.float()])
+        loss, tokens, *routing = self.step_sums.take(self.trainer)
         _, data_size = data_ranks(self.trainer)
-        if self.trainer.world_size > 1:
-            sums = self.trainer.strategy.reduce(sums, reduce_op="sum")
-            sums = sums * (data_size / self.trainer.world_size)  # what several ranks read alike counts once
-        loss, tokens, *routing = sums.tolist()
-        self._step_loss = self._step_tokens = self._step_routing = None
         # Lightning divided by the accumulation, DDP and FSDP by the ranks that share the data
         divided = self.max_len * self.trainer.accumulate_grad_batches * data_size
         gradients = self._gradients()
@@ -412,58 +388,7 @@ class XLabModel(LightningModule):
         if self._resumed is None:
             return
         moments, self._resumed = self._resumed, None
-        rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        own, _ = data_ranks(self.trainer)
-        # who reads the same data draws the same; a rank that was not there keeps the draws it was seeded with
-        draws = next((moment for n, moment in enumerate(moments) if moment.get("data_rank", n) == own), None)
-        if draws is not None:
-            torch.set_rng_state(draws["rng"].cpu())
-            if self.device.type == "cuda" and "cuda_rng" in draws:
-                torch.cuda.set_rng_state(draws["cuda_rng"].cpu(), self.device)
-        if "gradients" not in moments[0]:
-            return
-        mesh = None if self.sharding is None else self.sharding.size
-        if mesh != moments[0].get("mesh") or (mesh is not None and ranks != len(moments)):
-            raise CheckpointError(
-                f"the checkpoint was taken amid an accumulated step of {len(moments)} ranks, of gradients that lie on "
-                "them as its weights did; resume it with the same trainer.strategy and ranks"
-            )
-        # of as many ranks as there were, each takes up its own sums; of another number, each an equal share of all
-        parts, share = ([moments[rank]], 1.0) if ranks == len(moments) else (moments, 1 / ranks)
-        self._step_loss = share * torch.stack([part["loss"] for part in parts]).sum(0).to(self.device)
-        self._step_tokens = share * torch.stack([part["tokens"] for part in parts]).sum(0).to(self.device)
-        if "routing" in moments[0]:
-            self._step_routing = share * torch.stack([part["routing"] for part in parts]).sum(0).to(self.device)
-        share *= moments[0]["accumulated"] / self.trainer.accumulate_grad_batches  # Lightning divides gradients by it
-        for name, parameter in self.named_parameters():
-            if name in moments[0]["gradients"]:
-                total = torch.stack([part["gradients"][name] for part in parts]).sum(0)
-                parameter.grad = laid_as(parameter, (share * total).to(local(parameter)))
-
-    def _moments(self) -> list[dict[str, Any]]:
-        """Give, on the first rank, what each needs beside weights, optimiser and progress to go on bit for bit.
-
-        Between two micro-batches of a step that is the gradients of each rank: their mean would round in another order.
-        """
-        own, _ = data_ranks(self.trainer)
-        moment: dict[str, Any] = {"rng": torch.get_rng_state(), "data_rank": own}
-        if self.device.type == "cuda":
-            moment["cuda_rng"] = torch.cuda.get_rng_state(self.device)
-        if self._step_loss is not None and self._step_tokens is not None:  # a validation between two micro-batches
-            if self.sharding is not None:
-                self.sharding.settle()
-                moment["mesh"] = self.sharding.size
-            gradients = {name: weight.grad for name, weight in self.named_parameters() if weight.grad is not None}
-            moment |= {"loss": self._step_loss.cpu(), "tokens": self._step_tokens.double().cpu()}
-            moment["gradients"] = {name: local(gradient).cpu() for name, gradient in gradients.items()}
-            moment["accumulated"] = self.trainer.accumulate_grad_batches
-            if self._step_routing is not None:
-                moment["routing"] = self._step_routing.cpu()
-        if self.trainer.world_size == 1:
-            return [moment]
-        moments: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.gather_object(moment, moments if self.trainer.is_global_zero else None)
-        return moments
+        take_up(moments, self, self.step_sums, self.sharding)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the header that makes the file complete in itself."""
@@ -486,7 +411,7 @@ class XLabModel(LightningModule):
         template = self._chat_template if chat is None else chat.template
         if template is not None:
             info["chat_template"] = template
-        checkpoint["moments"] = self._moments()
+        checkpoint["moments"] = gather_moments(self, self.step_sums, self.sharding)
         # the tokenizer itself goes along: how it was come by need not be had where it is used
         settings = {name: value for name, value in data.hparams.items() if name != "tokenizer"}
         checkpoint["xlab"] = checkpoints.header(

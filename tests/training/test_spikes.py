@@ -32,7 +32,7 @@ class Spoil(Callback):
         if trainer.global_step not in self.steps:
             return
         if self.loss:
-            pl_module._step_loss = pl_module._step_loss * NAN
+            pl_module.step_sums.loss = pl_module.step_sums.loss * NAN
         else:
             next(pl_module.parameters()).grad[0] = float("inf")
 
