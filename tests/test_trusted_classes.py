@@ -10,7 +10,7 @@ import torch
 
 from tests.changed_checkpoints import OPENERS, TINIEST, changed, logits, with_model
 from tests.tiny import LIGHTNING_NOISE, Run, train
-from xlab import trusted_classes
+from xlab import factories, trusted_classes
 from xlab.checkpoints import allow_module, load, read
 from xlab.datamodules import XLabDataModule
 from xlab.errors import CheckpointError
@@ -161,6 +161,14 @@ def test_a_class_that_an_allowed_module_merely_imported_is_refused(
 def test_the_allow_list_is_short(run: Run, tmp_path: Path, path: str) -> None:
     with pytest.raises(CheckpointError, match="whose code is not XLab's"):
         load(with_model(run, tmp_path / "foreign.pt", attention={"class_path": path}))
+
+
+@pytest.mark.parametrize("home", ["xlab.checkpoint_data", "xlab.datamodules"])  # where it is, and where it was
+def test_a_class_that_has_moved_is_found_where_it_was(run: Run, tmp_path: Path, home: str) -> None:
+    recipe = {"class_path": f"{home}.CheckpointTokenizer", "init_args": {"path": str(run.exported)}}
+    other = changed(run, tmp_path / "other.pt", lambda whole: whole["xlab"]["data"].update(tokenizer=recipe))
+    made = factories.build(read(other).data["tokenizer"])
+    assert made.tokenizer().to_json() == run.datamodule.tokenizer.to_json()
 
 
 @pytest.mark.parametrize("path", ["NoSuchAttention", "xlab.no_such_module.Thing", "xlab.transformer.norms.Nrom"])

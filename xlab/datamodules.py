@@ -1,8 +1,7 @@
 """XLabDataModule: from a source of documents to the batches that Lightning asks for."""
 
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from xlab import checkpoints, factories
+from xlab.checkpoint_data import CheckpointTokenizer, data_arguments
 from xlab.data.chat import AnswerPlaces, Chat
 from xlab.data.loader_workers import outlive_signals
 from xlab.data.meta import Meta, MetaPlaces
@@ -22,57 +22,12 @@ from xlab.data.prompts import Prompts
 from xlab.data.ranks import data_ranks
 from xlab.data.sampler import EvalBatchSampler, TrainBatchSampler
 from xlab.data.sources import PythonDocs, Source
-from xlab.data.splits import Corpus
+from xlab.data.splits import Corpus, Splits
 from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerRecipe
 from xlab.data.tokenizers.recipe import WithSeparator
 from xlab.errors import CheckpointError, ConfigError, DataError, XLabError
 
-
-@dataclass
-class Splits:
-    """Shares of the documents, decided by a hash of each: at most 1 together; what is left over is not used.
-
-    Args:
-        train: share that the model and the tokenizer are trained on.
-        val: share that is looked at during training.
-        test: share for the final figure.
-        predict: share whose beginnings `predict` continues.
-    """
-
-    train: float = 0.9
-    val: float = 0.05
-    test: float = 0.025
-    predict: float = 0.025
-
-
-class CheckpointTokenizer(TokenizerRecipe):
-    """The tokenizer that a checkpoint carries.
-
-    Args:
-        path: a ``.ckpt``, a ``.pt``, or a run folder.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def tokenizer(self) -> Tokenizer:
-        """Read it."""
-        return Tokenizer.from_json(checkpoints.read(self.path).tokenizer)
-
-    def vocab_size_of(self, asked: int | None) -> int:
-        size = len(self.tokenizer())
-        if asked is not None and asked != size:
-            raise ConfigError(f"data.vocab_size is {asked}, but the tokenizer of {self.path} has {size} tokens")
-        return size
-
-    def make(self, texts: Iterator[str], vocab_size: int) -> Tokenizer:
-        return self.tokenizer()
-
-    def identity(self) -> str:
-        return self.tokenizer().fingerprint
-
-    def has_separator(self) -> bool:
-        return self.tokenizer().sep_id is not None
+__all__ = ["CheckpointTokenizer", "Splits", "XLabDataModule"]
 
 
 class XLabDataModule(LightningDataModule):
@@ -201,8 +156,7 @@ class XLabDataModule(LightningDataModule):
         made = checkpoints.restore_tokenizer(checkpoint)
         recipe = CheckpointTokenizer(str(checkpoint.path))
         try:
-            settings = {key: _instance(key, value) for key, value in checkpoint.data.items()}
-            datamodule = cls(**{**settings, "tokenizer": recipe, "vocab_size": len(made), **changes})
+            datamodule = cls(**{**data_arguments(checkpoint), "tokenizer": recipe, "vocab_size": len(made), **changes})
         except XLabError:
             raise
         except (TypeError, ValueError, AttributeError) as error:
@@ -388,21 +342,3 @@ class XLabDataModule(LightningDataModule):
             worker_init_fn=outlive_signals,
             generator=torch.Generator(),  # its own: an iterator that starts draws a seed, and dropout must not notice
         )
-
-
-def _instance(name: str, settings: Any) -> Any:
-    """Make the object that one of the datamodule's plain settings stands for."""
-    if name == "splits":
-        return Splits(**settings)
-    if name in ("meta", "chat"):
-        kind = Meta if name == "meta" else Chat
-        return None if settings is None else kind(**settings)
-    try:
-        made = factories.build(settings) if isinstance(settings, dict) and "class_path" in settings else settings
-    except (TypeError, ConfigError) as error:
-        raise CheckpointError(f"the checkpoint's data.{name} cannot be built: {error}") from error
-    if name == "packing" and not isinstance(made, Packing):
-        raise CheckpointError(f"data.packing is {settings!r}, which is no packing of documents")
-    if name.endswith("source") and not isinstance(made, Source | None):
-        raise CheckpointError(f"data.{name} is {settings!r}, which is no source of documents")
-    return made

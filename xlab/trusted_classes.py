@@ -11,7 +11,10 @@ from xlab.setting_names import CLASS_SETTINGS
 ALLOW_VARIABLE = "XLAB_ALLOW_MODULES"
 
 # the parts of a model and of its data, and not XLab's commands: those do more than they are made of
-_allowed = {"xlab.data", "xlab.datamodules", "xlab.training", "xlab.transformer", "torch.nn", "torch.optim"}
+_allowed = {
+    *("xlab.data", "xlab.checkpoint_data", "xlab.datamodules", "xlab.training", "xlab.transformer"),
+    *("torch.nn", "torch.optim"),
+}
 
 
 def allow_module(name: str) -> None:

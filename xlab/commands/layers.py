@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from xlab import checkpoints
+from xlab.checkpoint_data import CheckpointTokenizer
 from xlab.commands.conf_folder import conf_folder
 from xlab.commands.parser import linked_by_hand
-from xlab.datamodules import CheckpointTokenizer
 from xlab.errors import CheckpointError, ConfigError
 from xlab.factories import class_path
 from xlab.setting_names import CLASS_SETTINGS, PARTS, SIZES

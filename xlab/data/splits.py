@@ -26,6 +26,23 @@ class Assigned:
     digest: bytes
 
 
+@dataclass
+class Splits:
+    """Shares of the documents, decided by a hash of each: at most 1 together; what is left over is not used.
+
+    Args:
+        train: share that the model and the tokenizer are trained on.
+        val: share that is looked at during training.
+        test: share for the final figure.
+        predict: share whose beginnings `predict` continues.
+    """
+
+    train: float = 0.9
+    val: float = 0.05
+    test: float = 0.025
+    predict: float = 0.025
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Documents and how they are divided.
