@@ -1,52 +1,22 @@
-"""From settings to batches, and from a checkpoint to the same batches."""
+"""From settings to batches."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
-from tests.tiny import (
-    BATCH_SIZE,
-    LIGHTNING_NOISE,
-    SEQ_LEN,
-    SHARES,
-    VOCAB_SIZE,
-    Recorder,
-    documents,
-    make_data,
-    make_model,
-    make_trainer,
-    write_corpus,
-)
+from tests.tiny import BATCH_SIZE, LIGHTNING_NOISE, SHARES, VOCAB_SIZE, documents, make_data, write_corpus
+from tests.tiny_data import Untouchable, checkpoint_of, on_rank, ready, rows
 from xlab.checkpoint_writing import write
-from xlab.checkpoints import header
 from xlab.data.packing import IGNORED, BestFit, ContiguousWindows, OneDocument, Packing, TokenBudget
-from xlab.data.sources import Document, HubDataset, JsonLines, PythonDocs, Source, TextFiles
-from xlab.data.tokenizers import ByteLevelBPE, Tokenizer, TokenizerFile
+from xlab.data.sources import JsonLines, PythonDocs
+from xlab.data.tokenizers import ByteLevelBPE, TokenizerFile
 from xlab.datamodules import Splits, XLabDataModule
 from xlab.errors import CheckpointError, ConfigError, DataError
 
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in LIGHTNING_NOISE]
-
-
-class Untouchable(Source):
-    """A source that may be named, and not read."""
-
-    def documents(self) -> Iterator[Document]:
-        raise AssertionError("the corpus was read")
-
-    def identity(self) -> str:
-        raise AssertionError("the corpus was looked at")
-
-    def n_bytes(self) -> int | None:
-        raise AssertionError("the corpus was measured")
 
 
 @pytest.fixture(scope="module")
@@ -64,40 +34,6 @@ def prepared(corpus: Path) -> XLabDataModule:
     datamodule = make_data(corpus)
     datamodule.prepare_data()
     datamodule.setup("fit")
-    return datamodule
-
-
-def ready(corpus: Path, **settings: Any) -> XLabDataModule:
-    datamodule = make_data(corpus, **settings)
-    datamodule.prepare_data()
-    return datamodule
-
-
-def checkpoint_of(datamodule: XLabDataModule, tokenizer: Tokenizer, path: Path) -> Path:
-    """Write a checkpoint as a training of this datamodule would."""
-    model = make_model()
-    head = header(model=model.hparams, data=datamodule.hparams, tokenizer=tokenizer.to_json(), info={"step": 0})
-    write({"xlab": head, "state_dict": model.state_dict()}, path)
-    return path
-
-
-def rows(loader: Any) -> list[tuple[int, ...]]:
-    return [tuple(row) for batch in loader for row in batch["inputs"].tolist()]
-
-
-def on_rank(
-    datamodule: XLabDataModule, rank: int, world_size: int, *, accumulated: int = 1, ready: int = 0
-) -> XLabDataModule:
-    """What a trainer tells a datamodule, without a process group."""
-    progress = SimpleNamespace(batch_progress=SimpleNamespace(current=SimpleNamespace(ready=ready)))
-    fit_loop = SimpleNamespace(epoch_loop=progress)
-    datamodule.trainer = SimpleNamespace(
-        global_rank=rank,
-        world_size=world_size,
-        fit_loop=fit_loop,
-        current_epoch=0,
-        accumulate_grad_batches=accumulated,
-    )  # type: ignore[assignment]
     return datamodule
 
 
@@ -333,121 +269,6 @@ def test_any_ranks_and_workers_see_the_same_steps(packing: Packing, ranks: int, 
     assert [row for step in together for row in step] == rows(alone.train_dataloader())
 
 
-# --- resuming
-
-
-@pytest.mark.parametrize("packing", [ContiguousWindows(), TokenBudget(40)], ids=lambda packing: type(packing).__name__)
-@pytest.mark.parametrize(("before", "after"), [((2, 3), (1, 6)), ((1, 6), (2, 3)), ((2, 3), (3, 2)), ((6, 1), (1, 6))])
-def test_a_run_goes_on_at_another_world_size(
-    packing: Packing, before: tuple[int, int], after: tuple[int, int], corpus: Path
-) -> None:
-    ranks, accumulated = before
-    whole = rows(on_rank(ready(corpus, packing=packing), 0, 1, accumulated=6).train_dataloader())
-    saved = on_rank(ready(corpus, packing=packing), 0, ranks, accumulated=accumulated, ready=2 * accumulated)
-    n_seen = sum(len(rank_rows) for rank_rows in _first_rows(corpus, packing, before, 2 * accumulated))
-    saved.train_dataloader()
-    state = saved.state_dict()
-    ranks, accumulated = after
-    rest = [on_rank(ready(corpus, packing=packing), rank, ranks, accumulated=accumulated) for rank in range(ranks)]
-    for datamodule in rest:
-        datamodule.load_state_dict(state)
-    together = [rows(batches) for batches in zip(*(data.train_dataloader() for data in rest), strict=True)]
-    assert [row for step in together for row in step] == whole[n_seen:]
-
-
-def _first_rows(corpus: Path, packing: Packing, shape: tuple[int, int], n: int) -> list[list[tuple[int, ...]]]:
-    ranks, accumulated = shape
-    data = [on_rank(ready(corpus, packing=packing), rank, ranks, accumulated=accumulated) for rank in range(ranks)]
-    return [rows(list(each.train_dataloader())[:n]) for each in data]
-
-
-def test_lightnings_counts_are_turned_into_this_run_s(corpus: Path) -> None:
-    saved = on_rank(ready(corpus), 0, 2, accumulated=3, ready=12)
-    saved.train_dataloader()
-
-    def checkpoint() -> dict[str, Any]:
-        # saved at a batch's end, before it counts as completed
-        current = {"ready": 12, "started": 12, "processed": 12, "completed": 11}
-        total = {"ready": 32, "started": 32, "processed": 32, "completed": 31}
-        progress = {"epoch_loop.batch_progress": {"current": current, "total": total, "is_last_batch": False}}
-        return {"XLabDataModule": saved.state_dict(), "loops": {"fit_loop": progress}}
-
-    for ranks, ready_here, all_ready in ((1, 24, 64), (2, 12, 32), (4, 6, 16)):
-        content = checkpoint()
-        on_rank(ready(corpus), 0, ranks).count_as_here(content)
-        progress = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        for counts, number in ((progress["current"], ready_here), (progress["total"], all_ready)):
-            assert counts == {"ready": number, "started": number, "processed": number, "completed": number - 1}
-    with pytest.raises(DataError, match=r"96 windows into its epoch, .* of 4 on each of 5 ranks.*take 8 at once"):
-        on_rank(ready(corpus), 0, 5).count_as_here(checkpoint())
-
-
-def test_a_state_from_before_world_sizes_were_told_is_taken_as_it_is(corpus: Path) -> None:
-    whole = rows(ready(corpus).train_dataloader())
-    resumed = ready(corpus)
-    resumed.count_as_here({"XLabDataModule": {"epoch": 0, "batch": 3}})
-    resumed.load_state_dict({"epoch": 0, "batch": 3})
-    assert rows(resumed.train_dataloader()) == whole[3 * BATCH_SIZE :]
-
-
-class SaveAmidStep(Callback):
-    """Save at the first validation."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not self.path.exists():
-            trainer.save_checkpoint(self.path)
-
-
-@pytest.mark.parametrize("after", [(2, 6), (6, 2), (12, 1)])
-def test_a_run_goes_on_amid_a_step_with_other_micro_batches(after: tuple[int, int], tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus.jsonl")
-    whole, rest = Recorder(), Recorder()
-    # a step is 12 windows, and the first validation, with its checkpoint, comes after 18
-    validating = {"check_val_every_n_epoch": None, "limit_val_batches": 1}
-
-    def fit(batch_size: int, accumulated: int, *callbacks: Callback, seed: int = 0, **resumed: Any) -> None:
-        own = {"accumulate_grad_batches": accumulated, "val_check_interval": 18 // batch_size, **validating}
-        trainer = make_trainer(tmp_path, 16, *callbacks, **own)
-        trainer.fit(make_model(seed=seed), datamodule=make_data(corpus, batch_size=batch_size), **resumed)
-
-    fit(2, 6, whole, SaveAmidStep(tmp_path / "a.ckpt"))
-    resumed = {"ckpt_path": tmp_path / "a.ckpt", "weights_only": True}
-    if 18 % after[0]:
-        with pytest.raises(DataError, match=r"18 windows into its epoch, in the middle .* of 12 on each of 1 ranks"):
-            fit(*after, rest, seed=9, **resumed)
-        return
-    fit(*after, rest, seed=9, **resumed)
-    assert _joined(rest.batches) == _joined(whole.batches)[18:]
-    assert rest.losses == pytest.approx(whole.losses[1:], rel=1e-5)  # fp32 sums in another order
-
-
-def _joined(batches: list[list[list[int]]]) -> list[list[int]]:
-    return [row for batch in batches for row in batch]
-
-
-def test_another_packing_cannot_go_on(corpus: Path) -> None:
-    saved = on_rank(ready(corpus), 0, 1, ready=2)
-    saved.train_dataloader()
-    resumed = ready(corpus, packing=OneDocument())
-    resumed.load_state_dict(saved.state_dict())
-    with pytest.raises(
-        DataError, match=r"had \d+ windows, these data make \d+: its order cannot go on\. Keep data\.pack"
-    ):
-        resumed.train_dataloader()
-
-
-def test_another_seeds_order_cannot_go_on(corpus: Path) -> None:
-    saved = on_rank(ready(corpus), 0, 1, ready=2)
-    saved.train_dataloader()
-    resumed = ready(corpus, seed=7)
-    resumed.load_state_dict(saved.state_dict())
-    with pytest.raises(DataError, match=r"had data\.seed 0, this one has 7: its order cannot go on"):
-        resumed.train_dataloader()
-
-
 # --- the cache
 
 
@@ -467,93 +288,3 @@ def test_the_same_corpus_is_prepared_once(tmp_path: Path, monkeypatch: pytest.Mo
     first = ready(corpus)
     monkeypatch.setattr(JsonLines, "documents", Untouchable.documents)
     assert ready(corpus, batch_size=2, seq_len=8).fingerprint == first.fingerprint
-
-
-# --- checkpoints
-
-
-def test_a_checkpoint_brings_the_tokenizer_and_reads_no_corpus(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", n=60)
-    trained = ready(corpus)
-    path = checkpoint_of(trained, trained.tokenizer, tmp_path / "a.ckpt")
-    corpus.unlink()
-    loaded = XLabDataModule.load_from_checkpoint(path)
-    assert loaded.tokenizer.to_json() == trained.tokenizer.to_json()
-    assert loaded.vocab_size == VOCAB_SIZE
-    with pytest.raises(DataError, match=r"corpus\.jsonl"):
-        loaded.prepare_data()
-
-
-def test_a_checkpoint_gives_the_very_batches(corpus: Path, prepared: XLabDataModule, tmp_path: Path) -> None:
-    path = checkpoint_of(prepared, prepared.tokenizer, tmp_path / "a.ckpt")
-    loaded = XLabDataModule.load_from_checkpoint(path)
-    loaded.prepare_data()
-    assert loaded.fingerprint == prepared.fingerprint
-    for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
-        assert rows(getattr(loaded, loader)()) == rows(getattr(ready(corpus), loader)())
-
-
-def test_the_checkpoint_s_tokenizer_is_kept_when_the_corpus_changes(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus.jsonl", n=60)
-    trained = ready(corpus)
-    path = checkpoint_of(trained, trained.tokenizer, tmp_path / "a.ckpt")
-    corpus.write_text("".join(json.dumps({"body": f"{n} other words altogether, {n * n}"}) + "\n" for n in range(99)))
-    loaded = XLabDataModule.load_from_checkpoint(path)
-    loaded.prepare_data()
-    assert loaded.prepared.tokenizer.to_json() == trained.tokenizer.to_json()
-    assert loaded.fingerprint != trained.fingerprint
-
-
-def _text_files(folder: Path) -> TextFiles:
-    (folder / "a.txt").write_text("".join(f"{text}---\n" for text in documents(40)))
-    return TextFiles([f"{folder}/*.txt"], end_of_document="---", section_chars=200)
-
-
-def _json_lines(folder: Path) -> JsonLines:
-    return JsonLines(str(write_corpus(folder / "a.jsonl", n=40)), text_column="body", meta_column="meta")
-
-
-def _hub_dataset(folder: Path) -> HubDataset:
-    (folder / "hub").mkdir()
-    pq.write_table(pa.table({"body": list(documents(40)), "title": ["x"] * 40}), folder / "hub" / "train-0.parquet")
-    return HubDataset(str(folder / "hub"), split="train[:90%]", text_column="body", meta_column="title")
-
-
-def _python_docs(folder: Path) -> PythonDocs:
-    return PythonDocs()
-
-
-@pytest.mark.parametrize("make", [_text_files, _json_lines, _hub_dataset, _python_docs])
-@pytest.mark.parametrize("place", ["source", "val_source", "test_source", "predict_source"])
-def test_a_source_from_python_comes_back_from_a_checkpoint(
-    make: Any, place: str, prepared: XLabDataModule, tmp_path: Path
-) -> None:
-    source = make(tmp_path)
-    datamodule = XLabDataModule(**{place: source}, splits=Splits(0.5, 0.25, 0.25, 0), vocab_size=VOCAB_SIZE, seed=7)
-    loaded = XLabDataModule.load_from_checkpoint(checkpoint_of(datamodule, prepared.tokenizer, tmp_path / "a.ckpt"))
-    again = loaded.corpus.source if place == "source" else loaded.corpus.split_sources[place.removesuffix("_source")]
-    assert type(again) is type(source)
-    assert again.identity() == source.identity()
-    assert loaded.corpus.shares == datamodule.corpus.shares
-    kept = {name: value for name, value in datamodule.hparams.items() if name != "tokenizer"}
-    assert {name: loaded.hparams[name] for name in kept} == kept
-
-
-@pytest.mark.parametrize("make", [_text_files, _json_lines, _hub_dataset])
-def test_its_documents_come_back_too(make: Any, prepared: XLabDataModule, tmp_path: Path) -> None:
-    source = make(tmp_path)
-    datamodule = XLabDataModule(source=source, vocab_size=VOCAB_SIZE)
-    loaded = XLabDataModule.load_from_checkpoint(checkpoint_of(datamodule, prepared.tokenizer, tmp_path / "a.ckpt"))
-    assert loaded.corpus.source is not None
-    read = list(loaded.corpus.source.documents())
-    assert read == list(source.documents())
-    assert read
-
-
-def test_settings_can_be_changed_but_not_the_tokenizer(prepared: XLabDataModule, tmp_path: Path) -> None:
-    path = checkpoint_of(prepared, prepared.tokenizer, tmp_path / "a.ckpt")
-    loaded = XLabDataModule.load_from_checkpoint(path, seq_len=2 * SEQ_LEN, cache_dir=str(tmp_path / "cache"))
-    loaded.prepare_data()
-    assert next(iter(loaded.val_dataloader()))["inputs"].shape == (BATCH_SIZE, 2 * SEQ_LEN)
-    with pytest.raises(ConfigError, match=r"data\.vocab_size is 999"):
-        XLabDataModule.load_from_checkpoint(path, vocab_size=999)
