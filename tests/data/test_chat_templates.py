@@ -72,3 +72,34 @@ def test_json_is_written_for_a_model_and_not_for_a_page(tokenizer: Tokenizer) ->
     template = ChatTemplate("{% for m in messages %}{{ m.content | tojson }}{% endfor %}", tokenizer)
     spelt = f"<é> & 'a'{tokenizer.eos_token}"
     assert list(template.parts(template.render([("user", spelt)], asks=False))) == [f'"{spelt}"']
+
+
+NESTED = "{% for a in m %}{% for b in m %}{% for c in m %}{% endfor %}{% endfor %}{% endfor %}"
+ENDLESS = {
+    "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+    "loops that pass all over": "{% for a in range(99999) if messages[0].content == 'b' %}x{% endfor %}" * 99,
+    "loops over what is given": NESTED,
+    "a macro that calls itself twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ f(99) }}",
+    "a macro around what calls it": "{% macro f(n) %}{{ caller() }}{% endmacro %}"
+    "{% for a in m %}{% for b in m %}{% call f(1) %}{% endcall %}{% endfor %}{% endfor %}",
+    "names that hide the count": "{% set spend = 1 %}{% set environment = 1 %}" + NESTED,
+    "a large number": "{{ 9 ** (9 ** 9) }}",
+    "a large text": "{{ 'x' * 999999999 }}",
+    "many large texts": "{% for a in m %}{% set b = 99999 * 'x' %}{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("source", ENDLESS.values(), ids=ENDLESS)
+def test_every_template_ends(tokenizer: Tokenizer, source: str) -> None:
+    template = ChatTemplate("{% set m = ('a ' * 500).split() %}" + source, tokenizer)
+    with pytest.raises(DataError, match="does not take these messages: it goes on beyond 200,000 steps"):
+        template.render([("user", "a")], asks=False)
+
+
+def test_a_text_has_steps_of_its_own(tokenizer: Tokenizer) -> None:
+    others = "{% for other in messages %}{{ loop.last | int }}{% endfor %}"
+    template = ChatTemplate(f"{{% for m in messages if m.role == 'user' %}}{others}{{% endfor %}}", tokenizer)
+    said = [("user", "a"), ("assistant", "b")] * 200
+    for _ in range(3):  # 80,600 steps each
+        assert template.render(said, asks=False) == ("0" * 399 + "1") * 200

@@ -1,15 +1,10 @@
 """Chat templates in Hugging Face's form: messages become one text, in which only the template writes special tokens."""
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
 
 from xlab.data.tokenizers import Tokenizer
 from xlab.errors import DataError
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 # A script, for models that bring no template: an answer ends with the end of a document, so generation stops there.
 PLAIN = (
@@ -25,7 +20,7 @@ _MARK = "\ue000"  # of private use: keeps a special token's spelling in a messag
 class ChatTemplate:
     """A template: Jinja, with ``messages``, ``add_generation_prompt`` and the special tokens.
 
-    It comes with a checkpoint or a corpus, so it runs in Jinja's sandbox. What it writes itself may be special tokens;
+    It comes with a checkpoint or a corpus, so it runs in a sandbox. What it writes itself may be special tokens;
     what a message holds is text, and never a special token, whatever it spells.
 
     Args:
@@ -38,6 +33,8 @@ class ChatTemplate:
 
     def __init__(self, source: str, tokenizer: Tokenizer) -> None:
         from jinja2 import TemplateError
+
+        from xlab.data.template_sandbox import Sandbox
 
         # RecursionError is a RuntimeError: a macro may call itself; and any text may be asked for, too large for memory
         of_python = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
@@ -53,7 +50,8 @@ class ChatTemplate:
         names = sorted(self._ids, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, names)))
         try:
-            self._template = _environment().from_string(source)
+            self._sandbox = Sandbox()
+            self._template = self._sandbox.template(source)
         except TemplateError as error:
             raise DataError(f"the chat template is no Jinja: {_one_line(error)}") from error
 
@@ -72,7 +70,7 @@ class ChatTemplate:
         """
         plain = [{"role": role, "content": self._apart(content)} for role, content in messages]
         try:
-            return self._template.render(messages=plain, add_generation_prompt=asks, **self._tokens)
+            return self._sandbox.write(self._template, messages=plain, add_generation_prompt=asks, **self._tokens)
         except self._failures as error:
             raise DataError(f"the chat template does not take these messages: {_one_line(error)}") from error
 
@@ -130,38 +128,6 @@ class ChatTemplate:
 def shown(rendered: str) -> str:
     """A rendered text as people read it, or a part of it as it is encoded."""
     return rendered.replace(_MARK, "")
-
-
-def _environment() -> "Environment":
-    """The sandbox, in the dialect of Hugging Face's templates."""
-    from jinja2.ext import Extension
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Generation(Extension):
-        """``{% generation %}`` marks what the assistant says; here its place is found by where the model is asked."""
-
-        tags = {"generation"}  # noqa: RUF012 (as the library has it)
-
-        def parse(self, parser: Any) -> Any:
-            next(parser.stream)
-            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-    extensions: list[Any] = ["jinja2.ext.loopcontrols", Generation]
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-    environment.globals["raise_exception"] = _refuse
-    environment.filters["tojson"] = _as_json
-    return environment
-
-
-def _refuse(message: object) -> None:
-    from jinja2 import TemplateError
-
-    raise TemplateError(str(message))
-
-
-def _as_json(value: object, indent: int | None = None) -> str:
-    """Write JSON for a model: Jinja's own is for web pages, and spells HTML's signs and all but ASCII in codes."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
 
 
 def _one_line(error: Exception) -> str:
