@@ -74,6 +74,18 @@ def test_a_template_may_refuse(tokenizer: Tokenizer) -> None:
         JinjaTemplate("{{ messages[5].content }}", tokenizer).prompt(said("a"))
 
 
+def test_what_a_tool_gave_is_written_or_refused(tokenizer: Tokenizer) -> None:
+    asked = [*said("the cat?"), Message(role="tool", content='"black"\n')]
+    assert PlainTemplate(tokenizer).prompt(asked).text.endswith('Tool: "black"\n\n\nAssistant:')
+    assert JinjaTemplate(SOURCE, tokenizer).prompt(asked).text.count('<tool>"black"') == 1
+    quoted = "{% for message in messages %}{{ message.content | tojson }}{% endfor %}"
+    assert r"\"black\"\n" in JinjaTemplate(quoted, tokenizer).prompt(asked).text
+    deaf = "{% for message in messages %}{% if message.role != 'tool' %}{{ message.content }}{% endif %}{% endfor %}"
+    assert JinjaTemplate(deaf, tokenizer).prompt(asked[:1]).text == "the cat?"
+    with pytest.raises(RequestError, match="leaves out messages of the role 'tool'"):
+        JinjaTemplate(deaf, tokenizer).prompt(asked)
+
+
 @pytest.mark.parametrize("source", ["{{ ''.__class__.__mro__ }}", "{{ messages.append(1) }}", "{{ range(10**9) }}"])
 def test_a_template_stays_in_its_sandbox(tokenizer: Tokenizer, source: str) -> None:
     with pytest.raises(RequestError):

@@ -58,7 +58,7 @@ def test_the_limit_has_two_names(server: Running) -> None:
     ("change", "says"),
     [
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, "role"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "content"),
         ({"messages": [{"role": "user"}]}, "content"),
         ({"top_logprobs": 2}, "logprobs: true"),

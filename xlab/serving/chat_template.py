@@ -10,7 +10,8 @@ from xlab.errors import DataError
 from xlab.serving.errors import RequestError, ServingError
 from xlab.serving.schemas import Message
 
-SPEAKERS = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant"}
+SPEAKERS = {"system": "System", "developer": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
+_RESULT = "7301946258"  # stands for what a tool gave, to see whether a template writes it
 
 
 @dataclass(frozen=True)
@@ -69,10 +70,22 @@ class JinjaTemplate:
 
     def prompt(self, messages: Sequence[Message]) -> ChatPrompt:
         try:
+            self._refuse_unwritten(messages)
             ids, text = self._template.prompt_ids((message.role, message.text) for message in messages)
         except DataError as error:
             raise RequestError(str(error), param="messages") from error
         return ChatPrompt(ids, text, ends=self._ends)
+
+    def _refuse_unwritten(self, messages: Sequence[Message]) -> None:
+        """Refuse what a tool gave where the template, which knows of no tools, would leave it out."""
+        n_tools = sum(message.role == "tool" for message in messages)
+        if not n_tools:
+            return
+        said = [(message.role, _RESULT if message.role == "tool" else message.text) for message in messages]
+        if self._template.render(said, asks=True).count(_RESULT) < n_tools:
+            raise DataError(
+                "the model's chat template leaves out messages of the role 'tool'; say what the tool gave as the user"
+            )
 
 
 def template_of(source: str | None, tokenizer: Tokenizer) -> PromptTemplate:
