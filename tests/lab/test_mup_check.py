@@ -104,3 +104,13 @@ def test_the_family_keeps_the_width_of_its_heads() -> None:
         at_width(base, 20)
     with pytest.raises(ConfigError, match=r"--widths 24: 2 key-value heads at width 32"):
         at_width(base, 24)
+
+
+def test_what_is_wrong_with_an_optimiser_is_said_once() -> None:
+    def said(name: str, **settings: Any) -> str:
+        with pytest.raises(ConfigError) as caught:
+            mup_check({**MODEL, "optimizer": {"class_path": name, "init_args": settings}}, WIDTHS[:2], steps=1)
+        return str(caught.value)
+
+    assert said("xlab.training.muon.MuonAdamW", lr=-1.0) == "model.optimizer.lr must not be negative, got -1.0"
+    assert said("torch.optim.AdamW", lr=-1.0) == "model.optimizer: Invalid learning rate: -1.0"

@@ -176,6 +176,8 @@ def _optimizer(decoder: Decoder, model: Mapping[str, Any]) -> torch.optim.Optimi
     groups = decay_groups(decoder, widening=widening, learning_rates=model.get("learning_rates"))
     try:
         optimizer: torch.optim.Optimizer = factories.build(model["optimizer"], groups)
+    except ConfigError:  # in XLab's own words, which name the setting
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.optimizer: {error}") from error
     scale_rates(optimizer)
