@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.data.listed import Listed
+from xlab.data.packing import BestFit, OneDocument, Packing
 from xlab.datamodules import Splits, XLabDataModule
 from xlab.lab import report_page, report_rows, report_terminal
 from xlab.lab.data_report import DataReport, report
@@ -108,6 +109,23 @@ def test_remarks_name_what_deserves_a_look(found: DataReport) -> None:
     remarks = "\n".join(report_rows.remarks(found))
     assert "50.0 % of the val documents are in train, word for word" in remarks
     assert "of the train documents repeat an earlier one" in remarks
+
+
+def test_a_packing_is_not_advised_where_it_packs_already(tmp_path: Path) -> None:
+    def padding(packing: Packing) -> str:
+        datamodule = XLabDataModule(
+            source=Listed(*(f"{number} the cat sees the dog" for number in range(9))),
+            splits=Splits(1.0, 0, 0, 0),
+            vocab_size=264,
+            seq_len=64,
+            packing=packing,
+            cache_dir=str(tmp_path),
+        )
+        datamodule.prepare_data()
+        return next(remark for remark in report_rows.remarks(report(datamodule)) if "is padding" in remark)
+
+    assert "BestFit" in padding(OneDocument())
+    assert "BestFit" not in padding(BestFit())
 
 
 @given(st.floats(0, 1))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from tiny import ADAM, LIGHTNING_NOISE, SEQ_LEN, VOCAB_SIZE, Run, make_data, train, write_corpus
 
+from xlab.data.packing import BestFit, ContiguousWindows, OneDocument
 from xlab.datamodules import Splits
 from xlab.lab.plan import Plan, make_plan
 from xlab.lab.plan_course import Settings
@@ -215,7 +216,13 @@ def test_too_many_epochs(corpus: Path) -> None:
 
 def test_wasteful_packing(corpus: Path) -> None:
     wasteful = replace(DATA, splits={**DATA.splits, "train": SplitSize(50_000, 150_000, 3125, 0.31)})
-    assert of("data.packing", plan(corpus, data=wasteful)).value.startswith("31%")
+    found = of("data.packing", plan(corpus, data=wasteful, packing=OneDocument()))
+    assert found.value.startswith("31%")
+    assert "BestFit" in found.remedy
+    for packing in (BestFit(), ContiguousWindows()):  # nothing is advised that is done already
+        found = of("data.packing", plan(corpus, data=wasteful, packing=packing))
+        assert "BestFit" not in found.remedy
+        assert "data.seq_len" in found.remedy
 
 
 def test_another_context_than_the_first_weights(trained: Run, corpus: Path) -> None:

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from xlab.data.packing import BestFit, ContiguousWindows
 from xlab.data.prefixes import PrefixedData
 from xlab.data.splits import SPLITS
 from xlab.datamodules import XLabDataModule
 from xlab.errors import DataError
 from xlab.lab.data_figures import Advance, Overlap, Seeker, SplitFigures, Vocabulary, measure
+from xlab.lab.plan_steps import packing_of
 
 RARE = 10  # a token that occurs less often in train is hardly learnt
 _SHOWN = 24  # tokens in a list
@@ -53,6 +55,7 @@ class DataReport:
         vocabulary: How train uses it.
         overlaps: What train has of each other split.
         packing: For each split that is cut into windows, what ``Windows.report`` tells, or why there are none.
+        fills_windows: Whether the packing puts documents side by side already.
     """
 
     sources: dict[str, str]
@@ -63,6 +66,7 @@ class DataReport:
     vocabulary: VocabularyUse
     overlaps: dict[str, Overlap]
     packing: dict[str, Mapping[str, int | float] | str]
+    fills_windows: bool
 
 
 def report(datamodule: XLabDataModule, *, advance: Advance = lambda n_tokens: None) -> DataReport:
@@ -99,6 +103,7 @@ def report(datamodule: XLabDataModule, *, advance: Advance = lambda n_tokens: No
             if split in sought
         },
         packing={split: _packing(datamodule, split) for split in ("train", "val", "test") if split in splits},
+        fills_windows=isinstance(packing_of(datamodule.hparams), BestFit | ContiguousWindows),
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from xlab import checkpoints
+from xlab.data.packing import BestFit, ContiguousWindows
 from xlab.lab.plan_steps import of_a_step, packing_of
 from xlab.training.schedules import Constant
 
@@ -218,7 +219,9 @@ def _epochs(plan: "Plan") -> Iterator[Finding]:
 def _waste(plan: "Plan") -> Iterator[Finding]:
     waste = plan.data.train.waste
     if waste is not None and waste > WASTE:
-        remedy = "data.packing BestFit or ContiguousWindows wastes less, or a data.seq_len nearer to the documents'"
+        fills = isinstance(packing_of(plan.settings.data), BestFit | ContiguousWindows)
+        remedy = "a data.seq_len nearer to the documents' wastes less"
+        remedy = remedy if fills else f"data.packing BestFit or ContiguousWindows, or {remedy}"
         yield Finding("warning", "data.packing", f"{waste:.0%} of the positions are padding", remedy)
 
 

@@ -140,7 +140,8 @@ def remarks(report: DataReport) -> list[str]:
         if (lost := cropped(windows)).part:
             found.append(f"{share(lost)} of the {split} targets are in no window: packing dropped them.")
         if windows["waste"] > WASTEFUL:
-            found.append(f"{percent(windows['waste'])} of the {split} windows is padding; BestFit leaves the least.")
+            remedy = "BestFit leaves the least." if not report.fills_windows else "a smaller data.seq_len leaves less."
+            found.append(f"{percent(windows['waste'])} of the {split} windows is padding; {remedy}")
     use, train = report.vocabulary, report.splits["train"]
     if (scarce := use.size - use.used + use.rare) > 0.1 * use.size:
         found.append(
