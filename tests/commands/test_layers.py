@@ -1,5 +1,7 @@
-"""An optimiser or a schedule of another class than the layer's below takes none of its numbers."""
+"""Which layer's word counts: a part of another class takes none of the numbers below, and a run goes on as it was."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from xlab import checkpoints
+from xlab.commands.layers import layered
 from xlab.commands.lightning_cli import run
 
 MUON = """
@@ -45,6 +49,25 @@ def test_what_a_later_file_says_of_its_class_stays(tmp_path: Path, capsys: pytes
     assert (model["optimizer"]["init_args"]["lr"], model["optimizer"]["init_args"]["eps"]) == (1e-3, 1e-8)
     assert model["schedule"]["init_args"]["warmup_fraction"] == 0.05
     assert model["schedule"]["init_args"]["warmup_steps"] is None
+
+
+def test_a_resumed_run_goes_on_to_learn_the_same_tokens(
+    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = checkpoints.read("logs/version_0")
+    data = {**checkpoint.data, "chat": {"prompt_in_loss": False, "max_tokens": 17}, "meta": None}
+    monkeypatch.setattr("xlab.checkpoints.read", lambda path, **_: replace(checkpoint, data=data))
+    changes = ["--data.chat.prompt_in_loss=true", "--data.document_mask=true", "--data.batch_size=4"]
+    given = layered("fit", ["--ckpt_path=logs/version_0", *changes])
+    notes = capsys.readouterr().err
+    assert "note: data.chat.prompt_in_loss stays False as in the checkpoint, not True\n" in notes
+    assert "note: data.document_mask stays False as in the checkpoint, not True\n" in notes
+    assert "batch_size" not in notes
+    decided = json.loads(given[-1])["data"]
+    assert decided["chat"] == {"prompt_in_loss": False}
+    assert "meta" not in decided
+    layered("validate", ["--ckpt_path=logs/version_0", *changes])  # may be measured in another way
+    assert "prompt_in_loss" not in capsys.readouterr().err
 
 
 def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -94,9 +94,11 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         if subcommand == "validate":
             trainer["limit_val_batches"] = checkpoint.info.get("limit_val_batches")
         proposed: Settings = {"data": checkpoint.data, "trainer": trainer}
-        if subcommand == "fit":  # one rounds otherwise than the other
-            proposed["compile"] = checkpoint.info.get("compiled", False)
-        return proposed, {"model": model, "data": _tokens_of(checkpoint) | {"seq_len": checkpoint.model["max_len"]}}
+        data = _tokens_of(checkpoint) | {"seq_len": checkpoint.model["max_len"]}
+        if subcommand == "fit":
+            proposed["compile"] = checkpoint.info.get("compiled", False)  # one rounds otherwise than the other
+            data |= _counted(checkpoint.data)
+        return proposed, {"model": model, "data": data}
     if (path := told.get("model.init_from")) is not None:
         checkpoint = checkpoints.read(str(path))
         architecture = set(SIZES + PARTS) - {"vocab_size", "max_len", "dropout"}
@@ -155,6 +157,15 @@ def _is_of(key: str, value: Any, own: Settings) -> bool:
 def _tokens_of(checkpoint: checkpoints.Checkpoint) -> Settings:
     recipe = {"class_path": class_path(CheckpointTokenizer), "init_args": {"path": str(checkpoint.path)}}
     return {"tokenizer": recipe, "vocab_size": checkpoint.model["vocab_size"]}
+
+
+def _counted(data: Settings) -> Settings:
+    """Give what a run learns of its tokens, and what each of them sees: the data's fingerprint does not tell."""
+    counted: Settings = {"document_mask": data["document_mask"]} if "document_mask" in data else {}
+    for part, switch in (("chat", "prompt_in_loss"), ("meta", "in_loss")):
+        if (settings := data.get(part)) is not None:
+            counted[part] = {switch: settings[switch]}
+    return counted
 
 
 def _told(arguments: Sequence[str]) -> Settings:
