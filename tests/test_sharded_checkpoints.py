@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
-from xlab import sharded_checkpoints
+from xlab import shard_reading, sharded_checkpoints
 from xlab.errors import CheckpointError
 from xlab.shard_reading import _IndexUnpickler
 from xlab.sharded_checkpoints import LAYOUT, SHARDS, ShardWriter
@@ -87,6 +87,23 @@ def test_a_tensor_that_is_missing_is_one_line(path: Path) -> None:
     assert torch.equal(sharded_checkpoints.read_whole(path, "state_dict.a", {}), WEIGHTS["state_dict.a"])
     with pytest.raises(CheckpointError, match="is no checkpoint, or was cut short"):
         sharded_checkpoints.read_whole(path, "state_dict.c", {})
+
+
+def test_shards_that_are_replaced_while_they_are_read_are_read_anew(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, to_come = shard_reading.read_shards, [2]
+
+    def overtaken(*asked: Any) -> dict[str, torch.Tensor]:
+        if to_come:
+            ShardWriter().write(WEIGHTS, {**META, "epoch": to_come.pop(0)}, path)
+        return plain(*asked)
+
+    monkeypatch.setattr(shard_reading, "read_shards", overtaken)
+    assert sharded_checkpoints.read(path)["epoch"] == 2
+    to_come += range(3, 100)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is replaced by its run faster than it can be read"):
+        sharded_checkpoints.read(path)
 
 
 def test_another_checkpoint_that_is_damaged_keeps_its_shards(path: Path) -> None:

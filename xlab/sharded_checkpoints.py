@@ -26,6 +26,7 @@ META = "meta.pt"
 SHARDS = "shards-"  # how the names of folders of shards begin
 LAYOUT = "sharded"  # key of the meta: which shards there are, and how they are put together
 WEIGHTS = "state_dict."  # how the keys of weights begin
+_TRIES = 5  # to read shards before their run has replaced them
 
 
 def state_key(optimizer: int, name: str) -> str:
@@ -129,7 +130,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: if it is damaged.
     """
-    with _readable(path):
+    with readable(path):
         meta: dict[str, Any] = torch.load(Path(path) / META, map_location="cpu", weights_only=True)
         if not isinstance(meta[LAYOUT], dict):
             raise TypeError(f"{META} has no table of its shards")
@@ -142,11 +143,15 @@ def shards_of(path: str | Path) -> Path:
     Raises:
         CheckpointError: if it is not one of the checkpoint's own.
     """
-    return _shards_in(Path(path), read_meta(path)[LAYOUT])
+    layout = read_meta(path)[LAYOUT]
+    with readable(path):
+        return _shards_in(Path(path), layout)
 
 
 def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
     """Put a checkpoint together in this process: the content of the ``.ckpt`` that one process would have written.
+
+    Where its run replaces it meanwhile, the new one is read.
 
     Args:
         path: the folder.
@@ -155,11 +160,21 @@ def read(path: str | Path, *, with_optimizer: bool = False) -> dict[str, Any]:
     Raises:
         CheckpointError: if files are missing or damaged, or are not plain tensors.
     """
+    for _ in range(_TRIES):
+        meta = read_meta(path)
+        try:
+            return _together(Path(path), meta, with_optimizer)
+        except CheckpointError:
+            if read_meta(path)[LAYOUT].get("folder") == meta[LAYOUT].get("folder"):
+                raise
+    raise CheckpointError(f"{path} is replaced by its run faster than it can be read; read it when the run is over")
+
+
+def _together(path: Path, meta: dict[str, Any], with_optimizer: bool) -> dict[str, Any]:
     from xlab.shard_reading import read_shards
 
-    path, content = Path(path), read_meta(path)
-    with _readable(path):
-        layout = content.pop(LAYOUT)
+    with readable(path):
+        layout, content = meta[LAYOUT], {name: value for name, value in meta.items() if name != LAYOUT}
         prefix = "" if with_optimizer else WEIGHTS
         whole = read_shards(_shards_in(path, layout), layout["cut"], lambda name: name.startswith(prefix))
         content["state_dict"] = _under(whole, WEIGHTS)
@@ -179,8 +194,23 @@ def read_whole(path: str | Path, key: str, cut: Mapping[str, Any]) -> Tensor:
     from xlab.shard_reading import read_shards
 
     parts = {key: cut[key]} if key in cut else {}
-    with _readable(path):
+    with readable(path):
         return read_shards(shards_of(path), parts, lambda name: name == key or name.startswith(f"{key}/"))[key]
+
+
+@contextlib.contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Say of whatever fails while a checkpoint is read that it is damaged, in a line.
+
+    Raises:
+        CheckpointError: naming the checkpoint.
+    """
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _failures() as error:  # whatever a damaged index leads to
+        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {_reason(error)}") from error
 
 
 def remove_leftovers(folder: str | Path) -> None:
@@ -231,16 +261,6 @@ def _one_line(folder: Path) -> Any:
         ) from error
 
 
-@contextlib.contextmanager
-def _readable(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except _failures() as error:  # whatever a damaged index leads to
-        raise CheckpointError(f"{path} is no checkpoint, or was cut short: {_reason(error)}") from error
-
-
 def _failures() -> tuple[type[BaseException], ...]:
     """What torch's format raises: errors of no kind, and for those of any rank one that is no Exception."""
     from torch.distributed.checkpoint.api import CheckpointException
@@ -254,6 +274,8 @@ def _reason(error: BaseException) -> str:
     cause = next(iter(failures.values()))[0]
     if isinstance(cause, EOFError):  # which has no words
         return "a file ends too soon"
+    if isinstance(cause, KeyError):  # whose words are the key alone
+        return f"it has no {cause}"
     text = (str(cause) or type(cause).__name__).splitlines()[0]
     if "weights_only" in text:  # and how to run what is hidden there
         return "a file is damaged, or would have to be unpickled, which can run code hidden in it"

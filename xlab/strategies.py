@@ -1,5 +1,6 @@
 """How Lightning spreads a run over ranks where it is more than DDP: weights in shards, and checkpoints of them."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -92,31 +93,56 @@ class Sharded(ModelParallelStrategy):
 
     def _load_folder(self, path: Path) -> dict[str, Any]:
         meta = sharded_checkpoints.read_meta(path)
-        layout = meta.pop(LAYOUT)
         weights, stored = self.lightning_module_state_dict(), _Stored(self._sharding)
         for name, weight in weights.items():
             stored.take(name, f"{WEIGHTS}{name}", weight)
-        states: list[dict[str, Any]] = []
-        for number, (optimizer, saved) in enumerate(zip(self.optimizers, layout["optimizers"], strict=False)):
-            kept: dict[int, dict[str, Any]] = {}
-            for place, name in enumerate(self._names(optimizer)):
-                own = {what: torch.zeros_like(weights[name]) for what in saved["kept"].get(name, [])}
-                for what, tensor in own.items():
-                    stored.take(name, f"{state_key(number, name)}{what}", tensor)
-                if own or name in saved["small"]:
-                    kept[place] = {**saved["small"].get(name, {}), **own}
-            states.append({"state": kept, "param_groups": self._numbered(optimizer, saved["groups"], path)})
-        stored.fill(path, layout["cut"])
+        with sharded_checkpoints.readable(path):  # its table may lack what it is asked for
+            layout = meta.pop(LAYOUT)
+            self._refuse_other_optimizers(layout["optimizers"], path)
+            states = [
+                self._taken_up(number, optimizer, saved, stored, path)
+                for number, (optimizer, saved) in enumerate(zip(self.optimizers, layout["optimizers"], strict=False))
+            ]
+            stored.fill(path, layout["cut"])
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
         return meta
 
+    def _taken_up(
+        self, number: int, optimizer: Optimizer, saved: dict[str, Any], stored: "_Stored", path: Path
+    ) -> dict[str, Any]:
+        """Give an optimiser's state as it was saved; its large tensors are taken, and are still to be filled."""
+        weights = dict(self._module.named_parameters())
+        kept: dict[int, dict[str, Any]] = {}
+        for place, name in enumerate(self._names(optimizer)):
+            own = {what: torch.zeros_like(weights[name].detach()) for what in saved["kept"].get(name, [])}
+            for what, tensor in own.items():
+                stored.take(name, f"{state_key(number, name)}{what}", tensor)
+            if own or name in saved["small"]:
+                kept[place] = {**saved["small"].get(name, {}), **own}
+        return {"state": kept, "param_groups": self._numbered(optimizer, saved["groups"], path)}
+
+    def _refuse_other_optimizers(self, saved: list[Any], path: Path) -> None:
+        if self.optimizers and len(saved) != len(self.optimizers):  # to validate there is none
+            raise CheckpointError(
+                f"{path} holds what {len(saved)} optimisers keep, and this run has {len(self.optimizers)}; go on as it "
+                "began, or start a new run from the weights with --model.init_from"
+            )
+
     def _load_file(self, path: Path) -> dict[str, Any]:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        saved, weights = content["state_dict"], self.lightning_module_state_dict()
+        with sharded_checkpoints.readable(path):
+            mapped = zipfile.is_zipfile(path)
+            content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            saved = content["state_dict"]
+        weights = self.lightning_module_state_dict()
         for name, weight in weights.items():
             if name not in saved:
                 raise CheckpointError(f"{path} has no weight {name}; it is of another model")
+            if saved[name].shape != (wanted := self._sharding.whole_shapes[name]):
+                raise CheckpointError(
+                    f"{path} has a weight {name} of {tuple(saved[name].shape)}, and this model has one of "
+                    f"{tuple(wanted)}; go on with its own model"
+                )
             local(weight).copy_(local(self._sharding.share(name, saved[name], weight)))
         for optimizer, state in zip(self.optimizers, content.get("optimizer_states", []), strict=False):
             names = dict(enumerate(self._names(optimizer)))

@@ -1,7 +1,5 @@
 """How weights are cut, and what is refused before anything is."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +24,6 @@ from xlab.transformer.feed_forward import SwiGLU
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in LIGHTNING_NOISE]
 
 T = "xlab.transformer."
-
-
-@pytest.fixture
-def one_rank() -> Iterator[None]:
-    """Leave no process group behind, nor the address that Lightning wrote into the environment for it."""
-    before = dict(os.environ)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(before)
 
 
 class OwnActivation(SwiGLU):
