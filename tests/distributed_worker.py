@@ -1,10 +1,12 @@
-"""One of two ranks that train small models in every way that spreads them; the first writes down what it saw.
+"""One of the ranks that train small models in every way that spreads them; the first writes down what it saw.
 
-python -m tests.distributed_worker FOLDER      in the environment that torchrun gives
+python -m tests.distributed_worker FOLDER      in the environment that torchrun gives: one of two ranks
+python -m tests.distributed_worker FOLDER 4    four ranks, who take up what the two saved
 """
 
 import json
 import os
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -81,10 +83,8 @@ def train(
     return {"losses": recorder.losses, "val": float(trainer.callback_metrics["val/loss"]), "steps": trainer.global_step}
 
 
-def main(folder: Path) -> None:
-    """Train in each way, and write ``seen.json``."""
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
+def two(folder: Path) -> dict[str, Any]:
+    """Train in each way, and take up with each what another saved."""
     ranks = {"devices": int(os.environ["LOCAL_WORLD_SIZE"]), "num_nodes": int(os.environ["GROUP_WORLD_SIZE"])}
     seen: dict[str, Any] = {}
     for name in MODELS:
@@ -101,9 +101,42 @@ def main(folder: Path) -> None:
     seen["fsdp in the background"] = train(
         folder, "gated", strategy=Sharded(), batch_size=4, plugin=background, save=True, saved_as="background", **ranks
     )
+    return seen
+
+
+def four(folder: Path) -> dict[str, Any]:
+    """Train with pairs of ranks that share layers, two of which share the data."""
+    both: dict[str, Any] = {"batch_size": 4, "devices": 4}
+    seen = {
+        f"{name} both": train(folder, name, strategy=Sharded(2), save=True, saved_as="both", **both) for name in MODELS
+    }
+    for saved in ("fsdp", "tp", "one"):
+        path = folder / f"gated.{saved}.ckpt"
+        seen[f"both from {saved}"] = train(folder, "gated", strategy=Sharded(2), ckpt_path=path, **both)
+    return seen
+
+
+def main(folder: Path, n_forked: int = 0) -> None:
+    """Train in each way, and write what was seen into ``seen.N.json``, of N ranks."""
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if n_forked:
+        fork(n_forked)
+    seen = four(folder) if n_forked else two(folder)
     if torch.distributed.get_rank() == 0:
-        (folder / "seen.json").write_text(json.dumps(seen))
+        (folder / f"seen.{torch.distributed.get_world_size()}.json").write_text(json.dumps(seen))
+
+
+def fork(n_ranks: int) -> None:
+    """Go on as one of so many ranks: to start a process for each would take longer than what they do."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # the first is the process that was started; when it ends, the others have nobody to talk to, and end as well
+    rank = next((rank for rank in range(1, n_ranks) if not os.fork()), 0)
+    world = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": n_ranks, "RANK": rank, "LOCAL_RANK": rank}
+    os.environ |= {name: str(value) for name, value in world.items()}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -33,6 +33,7 @@ from xlab.sharded_checkpoints import remove_leftovers, shards_of
 pytestmark = [pytest.mark.filterwarnings(noise) for noise in LIGHTNING_NOISE]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
+WAYS = ["fsdp", "tp", "both"]  # on two ranks, on two, and on two times two
 ROUNDING = 2e-5  # of fp32 sums in another order, over a few steps
 
 
@@ -45,7 +46,7 @@ class Spread:
 
 @pytest.fixture(scope="module")
 def spread(tmp_path_factory: pytest.TempPathFactory) -> Spread:
-    """Two nodes of torchrun's, of one rank each, and one process."""
+    """Two nodes of torchrun's, of one rank each, one process, and then four."""
     folder = tmp_path_factory.mktemp("spread")
     write_corpus(folder / "corpus.jsonl")
     alone = {name: train(folder, name, save=True) for name in MODELS}
@@ -55,10 +56,12 @@ def spread(tmp_path_factory: pytest.TempPathFactory) -> Spread:
     nodes = [*TORCHRUN, "--nnodes=2", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     worker = ["-m", "tests.distributed_worker", str(folder)]
     launched([[*nodes, f"--node-rank={node}", *worker] for node in range(2)], folder)
-    return Spread(folder, alone, json.loads((folder / "seen.json").read_text()))
+    launched([[sys.executable, *worker, "4"]], folder)
+    seen = [json.loads((folder / f"seen.{ranks}.json").read_text()) for ranks in (2, 4)]
+    return Spread(folder, alone, {**seen[0], **seen[1]})
 
 
-@pytest.mark.parametrize("way", ["fsdp", "tp"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODELS)
 def test_the_losses_are_those_of_one_process(spread: Spread, name: str, way: str) -> None:
     alone, ranks = spread.alone[name], spread.ranks[f"{name} {way}"]
@@ -68,21 +71,21 @@ def test_the_losses_are_those_of_one_process(spread: Spread, name: str, way: str
     assert alone["losses"][-1] < 0.95 * alone["losses"][0]  # it has learnt, so that a wrong gradient would show
 
 
-@pytest.mark.parametrize("way", ["fsdp", "tp"])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("saved", ["fsdp", "tp", "one"])
 def test_what_any_way_saved_any_takes_up(spread: Spread, way: str, saved: str) -> None:
     rest = spread.alone["gated"]["losses"][SAVED_AT:]
     assert spread.ranks[f"{way} from {saved}"]["losses"] == pytest.approx(rest, rel=ROUNDING)
 
 
-@pytest.mark.parametrize("saved", ["fsdp", "tp"])
+@pytest.mark.parametrize("saved", WAYS)
 def test_one_process_takes_up_what_ranks_saved(spread: Spread, saved: str) -> None:
     found = train(spread.folder, "gated", ckpt_path=spread.folder / f"gated.{saved}.ckpt")
     assert found["losses"] == pytest.approx(spread.alone["gated"]["losses"][SAVED_AT:], rel=ROUNDING)
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("way", ["fsdp", "tp"])
+@pytest.mark.parametrize("way", WAYS)
 def test_an_export_of_shards_is_that_of_one_process(spread: Spread, tmp_path: Path, name: str, way: str) -> None:
     folder = spread.folder / f"{name}.{way}.ckpt"
     assert folder.is_dir()
