@@ -380,5 +380,6 @@ def _quiet() -> None:
         ".*LeafSpec.*",
         ".*treespec.*",
         ".*weights_only.*",
+        r".*log\('(tokens|train_seconds)', \.\.\., sync_dist.*",  # the first rank's, of all
     ):
         warnings.filterwarnings("ignore", noise)
