@@ -117,6 +117,12 @@ class TestFit:
         assert checkpoints.read(newest_run()).info["step"] == 4
         assert "no validation data" in capsys.readouterr().out
 
+    def test_a_run_without_a_progress_bar_says_nothing_on_its_way(
+        self, there: Path, corpus: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run("fit", small(corpus, **{"trainer.enable_progress_bar": False, "trainer.max_steps": 4}))
+        assert "step 4/4" not in capsys.readouterr().err
+
     def test_a_class_of_the_users_own_file(
         self, there: Path, corpus: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:

@@ -126,7 +126,7 @@ class XLabCLI(LightningCLI):
         if asked.use_distributed_sampler:
             raise ConfigError("trainer.use_distributed_sampler must stay false: XLab's windows know their rank")
         loggers: list[Logger] | bool = False
-        own: list[Callback] = [Progress()]
+        own: list[Callback] = [] if asked.enable_progress_bar is False else [Progress()]
         if self.subcommand != "fit":
             self.save_config_callback = None  # only training makes a run's folder
         if self.subcommand == "fit":
