@@ -25,8 +25,8 @@ from tests.conftest import ROOT
 from tests.distributed_worker import MODELS, SAVED_AT, STEPS, train
 from tests.tiny import LIGHTNING_NOISE, write_corpus
 from xlab import checkpoints
-from xlab.commands.launch import gone_on, ranks_of_torchrun
-from xlab.errors import XLabError
+from xlab.commands.launch import a_lost_rank_in_one_line, gone_on, ranks_of_torchrun
+from xlab.errors import TrainingError, XLabError
 from xlab.models import XLabModel
 from xlab.sharded_checkpoints import remove_leftovers, shards_of
 
@@ -187,6 +187,17 @@ class TestTorchrun:
 
     def test_without_it_a_run_begins_as_it_is_told(self) -> None:
         assert gone_on(["--data.batch_size=4"]) == ["--data.batch_size=4"]
+
+
+def test_that_another_rank_has_gone_is_one_line() -> None:
+    gloo = "[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:9386: Connection reset by peer. This is typically"
+    with (
+        pytest.raises(TrainingError, match=r"another rank was lost \(Connection reset by peer\)"),
+        a_lost_rank_in_one_line(),
+    ):
+        raise RuntimeError(gloo)
+    with pytest.raises(RuntimeError, match="shapes"), a_lost_rank_in_one_line():
+        raise RuntimeError("shapes that do not fit")
 
 
 def test_a_folder_of_shards_that_would_run_code_is_refused(spread: Spread, tmp_path: Path) -> None:

@@ -1,11 +1,11 @@
-"""What a run takes from torchrun: how many ranks there are, and, started anew, where its run was."""
+"""What a run takes from torchrun: how many ranks there are, and, started anew, where its run was; and a rank lost."""
 
 import contextlib
 import functools
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,12 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xlab import checkpoints
-from xlab.errors import CheckpointError
+from xlab.errors import CheckpointError, TrainingError
 
 # keys of the launch's store: how many runs began, the folder of each, and the port where an attempt's workers meet
 _COUNT, _FOLDER, _PORT = "xlab/runs", "xlab/run/", "xlab/port/"
+# what gloo and NCCL say to a rank whose partner has gone
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 class RunOfLaunch(Callback):
@@ -54,6 +56,25 @@ def ranks_of_torchrun() -> dict[str, int]:
         return {}
     each = int(os.environ["LOCAL_WORLD_SIZE"])
     return {"devices": each, "num_nodes": int(os.environ["WORLD_SIZE"]) // each}
+
+
+@contextlib.contextmanager
+def a_lost_rank_in_one_line() -> Iterator[None]:
+    """Say in a line that another rank has gone, which is all that this one knows.
+
+    Raises:
+        TrainingError: in place of what the collectives raise.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        reason = next((words for words in _GONE if words in str(error)), None)
+        if reason is None:
+            raise
+        raise TrainingError(
+            f"another rank was lost ({reason}), which may have said why; start again, and let a fit go on from its "
+            "last checkpoint with --ckpt_path RUN_FOLDER"
+        ) from error
 
 
 def _last_of_launch() -> Path | None:

@@ -24,7 +24,7 @@ from xlab.checkpoint_files import WholeFiles
 from xlab.commands.callbacks import ContinuationWriter, InterruptNotice, shown
 from xlab.commands.console import INTERRUPTED, TERMINATED
 from xlab.commands.fast import CompiledAlike, choose, compile_where_it_pays, line
-from xlab.commands.launch import RunOfLaunch, gone_on, ranks_of_torchrun
+from xlab.commands.launch import RunOfLaunch, a_lost_rank_in_one_line, gone_on, ranks_of_torchrun
 from xlab.commands.layers import LINKS, layered, resumable
 from xlab.commands.parser import OneLineParser, raise_own_words
 from xlab.commands.train import SUMMARIES
@@ -175,13 +175,14 @@ class XLabCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            with a_lost_rank_in_one_line():
+                super()._run_subcommand(subcommand)
         finally:
             self._drop_empty_run()
 
     def _drop_empty_run(self) -> None:
-        """Remove the folder of a run that ended before it wrote anything."""
-        if self._run_folder is not None:
+        """Remove the folder of a run that ended before it wrote anything; the first rank, which made it."""
+        if self._run_folder is not None and getattr(rank_zero_only, "rank", 0) == 0:
             with contextlib.suppress(OSError):
                 self._run_folder.rmdir()
 
