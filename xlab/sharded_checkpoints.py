@@ -277,6 +277,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, KeyError):  # whose words are the key alone
         return f"it has no {cause}"
     text = (str(cause) or type(cause).__name__).splitlines()[0]
+    if "inline_container" in text:  # torch's writer, of a write that fell short
+        return "a file could not be written whole (is the disk full?)"
     if "weights_only" in text:  # and how to run what is hidden there
         return "a file is damaged, or would have to be unpickled, which can run code hidden in it"
     return str(getattr(cause, "strerror", None) or text)
