@@ -10,6 +10,7 @@ from click.testing import CliRunner, Result
 from commands_setup import ROOT
 
 from xlab import checkpoints
+from xlab.commands.console import one_line_errors
 from xlab.commands.manage import main
 
 
@@ -47,6 +48,18 @@ class TestExport:
         paths = {export(folder / name, "-o", tmp_path).stdout.splitlines()[-1] for name in ("best.ckpt", "last.ckpt")}
         steps = {checkpoints.read(folder / name).info["step"] for name in ("best.ckpt", "last.ckpt")}
         assert len(paths) == len(steps)
+
+
+def test_a_cache_of_compiled_code_that_cannot_be_made_has_a_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "file" / "cache"
+    folder.parent.touch()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    for path, has_remedy in ((folder, True), (tmp_path / "file" / "corpus", False)):
+        with pytest.raises(SystemExit), one_line_errors("some.py"):
+            path.mkdir()
+        assert ("set TORCHINDUCTOR_CACHE_DIR" in capsys.readouterr().err) == has_remedy
 
 
 def ends(work: str) -> tuple[int, str]:

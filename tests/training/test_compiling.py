@@ -1,6 +1,7 @@
 """A compiled pass gives what the uncompiled one does, fails into it, and is taken where a run is long enough."""
 
 import copy
+import errno
 from typing import Any
 
 import pytest
@@ -109,9 +110,16 @@ def test_recomputed_activations_are_compiled_as_well() -> None:
     assert said == []
 
 
-def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once() -> None:
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (RuntimeError("no such instruction\nand much more"), "no such instruction"),
+        (OSError(errno.ENOSPC, "No space left on device"), "set TORCHINDUCTOR_CACHE_DIR to a folder"),
+    ],
+)
+def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once(error: Exception, says: str) -> None:
     def broken(*_: Any) -> Any:
-        raise RuntimeError("no such instruction\nand much more")
+        raise error
 
     torch._dynamo.reset()
     model = make_model().train()
@@ -122,7 +130,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_says_so_once() -> None:
         assert torch.equal(step(batch), model.training_pass(batch))
     assert len(said) == 1
     assert said[0].startswith("note: the run goes on uncompiled: ")
-    assert "no such instruction" in said[0]
+    assert says in said[0]
     assert "\n" not in said[0]
     assert not step.is_compiled
 

@@ -35,7 +35,7 @@ def one_line_errors(program: str, *, debug: bool = False) -> Iterator[None]:
             sys.exit(PIPE_CLOSED)
         if debug:
             traceback.print_exc()
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split()) + _about_cache(error)
         print(f"{program}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -58,6 +58,15 @@ def ended_by_signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _about_cache(error: BaseException) -> str:
+    """Say what to do where torch cannot make the folder of its compiled code, which it does when it is imported."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    name = getattr(error, "filename", None)  # of what could not be made: the folder, or one above it
+    if not folder or not name or not f"{os.path.abspath(folder)}/".startswith(f"{name}/"):
+        return ""
+    return "; set TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
 
 
 def _is_closed(stream: TextIO) -> bool:

@@ -1,5 +1,6 @@
 """The pass of a micro-batch to its loss, as it is or compiled; and whether compiling pays."""
 
+import errno
 import os
 from collections.abc import Callable
 
@@ -145,8 +146,13 @@ def obstacle(decoder: Decoder, device: torch.device, *, with_documents: bool, ra
     return None if has_triton() else "there is no triton; pip install triton"
 
 
+_UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+
+
 def _cause(error: Exception) -> str:
     """Give the first line of what the compiler found wrong, not of how it wraps it up."""
     inner = getattr(error, "inner_exception", None) or error
+    if isinstance(inner, OSError) and inner.errno in _UNWRITABLE:  # the folder that compiled code is kept in
+        return f"{inner}; set TORCHINDUCTOR_CACHE_DIR to a folder that can be written and has room"
     lines = [line.strip() for line in str(inner).splitlines() if line.strip()]
     return lines[0] if lines else type(inner).__name__
