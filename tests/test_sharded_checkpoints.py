@@ -67,6 +67,15 @@ def test_a_disk_that_is_full_leaves_the_one_before(path: Path, is_asynchronous: 
     assert sharded_checkpoints.read(path)["epoch"] == 1
 
 
+def test_a_rank_that_is_lost_while_all_save_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:228: Connection reset by peer. Or")
+
+    monkeypatch.setattr("torch.distributed.checkpoint.state_dict_saver.save", lost)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: another rank was lost \(Connection reset by peer\); the"):
+        ShardWriter().write(WEIGHTS, META, path)
+
+
 def _written(writer: ShardWriter, tensors: dict[str, torch.Tensor], path: Path) -> None:
     writer.write(tensors, META, path)
     writer.wait()

@@ -27,6 +27,8 @@ SHARDS = "shards-"  # how the names of folders of shards begin
 LAYOUT = "sharded"  # key of the meta: which shards there are, and how they are put together
 WEIGHTS = "state_dict."  # how the keys of weights begin
 _TRIES = 5  # to read shards before their run has replaced them
+# what gloo and NCCL say to a rank whose partner has gone
+_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 def state_key(optimizer: int, name: str) -> str:
@@ -268,6 +270,11 @@ def _failures() -> tuple[type[BaseException], ...]:
     return Exception, CheckpointException
 
 
+def lost_rank(error: BaseException) -> str | None:
+    """Give the words in which gloo or NCCL say that another rank has gone; None of any other error."""
+    return next((words for words in _GONE if words in str(error)), None)
+
+
 def _reason(error: BaseException) -> str:
     """Say in a line what failed, on whichever rank it was."""
     failures = getattr(error, "failures", None) or {0: (error, None)}
@@ -277,6 +284,8 @@ def _reason(error: BaseException) -> str:
     if isinstance(cause, KeyError):  # whose words are the key alone
         return f"it has no {cause}"
     text = (str(cause) or type(cause).__name__).splitlines()[0]
+    if (words := lost_rank(cause)) is not None:
+        return f"another rank was lost ({words})"
     if "inline_container" in text:  # torch's writer, of a write that fell short
         return "a file could not be written whole (is the disk full?)"
     if "weights_only" in text:  # and how to run what is hidden there

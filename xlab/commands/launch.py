@@ -14,11 +14,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from xlab import checkpoints
 from xlab.errors import CheckpointError, TrainingError
+from xlab.sharded_checkpoints import lost_rank
 
 # keys of the launch's store: how many runs began, the folder of each, and the port where an attempt's workers meet
 _COUNT, _FOLDER, _PORT = "xlab/runs", "xlab/run/", "xlab/port/"
-# what gloo and NCCL say to a rank whose partner has gone
-_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 class RunOfLaunch(Callback):
@@ -68,8 +67,7 @@ def a_lost_rank_in_one_line() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = next((words for words in _GONE if words in str(error)), None)
-        if reason is None:
+        if (reason := lost_rank(error)) is None:
             raise
         raise TrainingError(
             f"another rank was lost ({reason}), which may have said why; start again, and let a fit go on from its "
