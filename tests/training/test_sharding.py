@@ -101,7 +101,7 @@ def test_what_can_be_divided_is() -> None:
         (
             [],
             {"optimizer": {"class_path": "xlab.training.schedule_free.ScheduleFreeAdamW"}},
-            "OptimizersAverage would average shards",
+            r"model\.optimizer would average shards",
         ),
         ([], {"objective": "tests.training.test_sharding.WeightedObjective"}, "has weights of its own"),
     ],

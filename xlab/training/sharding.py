@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, Shard
 from xlab.errors import ConfigError
 from xlab.training.averaging import AveragedWeights
 from xlab.training.layouts import Exchange, Layout, local
+from xlab.training.optimizers_average import OptimizersAverage
 from xlab.training.samples import SampleWriter
 from xlab.training.tensor_parallel import TensorPlan, divide
 from xlab.transformer.decoder import Decoder
@@ -198,7 +199,8 @@ def _obstacles(model: LightningModule, trainer: Trainer) -> Iterable[str]:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, AveragedWeights):
-            yield f"{type(callback).__name__} would average shards that no checkpoint could put together; take DDP"
+            what = "model.optimizer" if isinstance(callback, OptimizersAverage) else type(callback).__name__
+            yield f"{what} would average shards that no checkpoint could put together; take DDP"
         if isinstance(callback, SampleWriter):
             yield f"{type(callback).__name__} needs them whole; leave it out, or take DDP"
     objective: Any = model.objective
