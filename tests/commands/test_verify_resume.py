@@ -73,8 +73,9 @@ class TestExact:
         assert {row[1] for row in table(result)} == {"2"}
         assert "killed in a validation" in result.stdout
 
-    def test_on_two_ranks_what_began_on_one(self, corpus: Path) -> None:
-        run = settings(corpus, **{"trainer.accumulate_grad_batches": 2})
+    def test_on_two_ranks_what_began_on_one_with_shards(self, corpus: Path) -> None:
+        sharded = {"trainer.strategy": "{class_path: xlab.strategies.Sharded}"}
+        run = settings(corpus, **{"trainer.accumulate_grad_batches": 2, **sharded})
         result = call("--steps=4", "--kills=1", "--resume-devices=2", *run)
         assert result.exit_code == 0, result.output
         assert "the same windows in every step, losses and weights equal to rounding (1e-05)" in result.stdout
