@@ -326,6 +326,8 @@ class XLabModel(LightningModule):
             raise ConfigError("the run has no end that a schedule could plan for; set trainer.max_steps or max_epochs")
         try:
             optimizer: Optimizer = factories.build(self.hparams["optimizer"], self._groups())
+        except ConfigError:  # in words of ours, which name the setting
+            raise
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model.optimizer: {error}") from error
         scale_rates(optimizer)
@@ -402,6 +404,8 @@ class XLabModel(LightningModule):
             "step": self.trainer.global_step,
             "metrics": logged,
             "precision": str(self.trainer.precision),
+            "gradient_clip_val": self.trainer.gradient_clip_val,
+            "gradient_clip_algorithm": self.trainer.gradient_clip_algorithm,
             "compiled": self.training_pass.is_compiled,
             "limit_val_batches": self.trainer.limit_val_batches,
             "data_fingerprint": data.fingerprint,

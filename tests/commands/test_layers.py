@@ -29,13 +29,13 @@ def test_another_class_starts_from_its_own_settings(
     if is_default:
         monkeypatch.setattr("xlab.commands.layers.conf_folder", lambda: tmp_path)
     below = [] if is_default else ["-c", str(tmp_path / "defaults.yaml")]
-    model = resolved([*below, "--model.optimizer=AdamW", "--model.schedule", "Cosine"], capsys)
+    model = resolved([*below, "--model.optimizer=AdamW", "--model.schedule", "Cosine"], capsys)["model"]
     assert model["optimizer"]["init_args"]["lr"] == 1e-3
     assert model["optimizer"]["init_args"]["betas"] == [0.9, 0.999]
     assert model["schedule"]["init_args"]["decay_fraction"] is None
     assert model["schedule"]["init_args"]["warmup_steps"] is None
     assert model["d_model"] == 48
-    model = resolved([*below, "--model.schedule=WarmupStableDecay", "--model.optimizer.lr=0.01"], capsys)
+    model = resolved([*below, "--model.schedule=WarmupStableDecay", "--model.optimizer.lr=0.01"], capsys)["model"]
     assert model["optimizer"]["init_args"]["betas"] == [0.8, 0.95]
     assert model["optimizer"]["init_args"]["lr"] == 0.01
     assert model["schedule"]["init_args"]["decay_fraction"] == 0.5
@@ -44,7 +44,9 @@ def test_another_class_starts_from_its_own_settings(
 def test_what_a_later_file_says_of_its_class_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "muon.yaml").write_text(MUON)
     finetune = str(ROOT / "conf" / "extra" / "finetune.yaml")
-    model = resolved([f"--config={tmp_path / 'muon.yaml'}", "-c", finetune, "--model.optimizer.lr=1e-3"], capsys)
+    model = resolved([f"--config={tmp_path / 'muon.yaml'}", "-c", finetune, "--model.optimizer.lr=1e-3"], capsys)[
+        "model"
+    ]
     assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
     assert (model["optimizer"]["init_args"]["lr"], model["optimizer"]["init_args"]["eps"]) == (1e-3, 1e-8)
     assert model["schedule"]["init_args"]["warmup_fraction"] == 0.05
@@ -70,8 +72,21 @@ def test_a_resumed_run_goes_on_to_learn_the_same_tokens(
     assert "prompt_in_loss" not in capsys.readouterr().err
 
 
+def test_a_resumed_run_clips_as_it_did_unless_it_is_told_otherwise(
+    there: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = checkpoints.read("logs/version_0")
+    assert checkpoint.info["gradient_clip_val"] is None  # as the default recipe has it
+    info = {**checkpoint.info, "gradient_clip_val": 0.5, "gradient_clip_algorithm": "value"}
+    monkeypatch.setattr("xlab.checkpoints.read", lambda path, **_: replace(checkpoint, info=info))
+    trainer = resolved(["--ckpt_path=logs/version_0"], capsys)["trainer"]
+    assert (trainer["gradient_clip_val"], trainer["gradient_clip_algorithm"]) == (0.5, "value")
+    told = resolved(["--ckpt_path=logs/version_0", "--trainer.gradient_clip_val=2"], capsys)["trainer"]
+    assert told["gradient_clip_val"] == 2
+
+
 def resolved(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     with pytest.raises(SystemExit):
         run("fit", [*arguments, "--print_config"])
-    model: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)["model"]
-    return model
+    settings: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return settings

@@ -96,6 +96,8 @@ def _of_checkpoint(subcommand: str, told: Settings) -> tuple[Settings, Settings]
         proposed: Settings = {"data": checkpoint.data, "trainer": trainer}
         data = _tokens_of(checkpoint) | {"seq_len": checkpoint.model["max_len"]}
         if subcommand == "fit":
+            clipping = ("gradient_clip_val", "gradient_clip_algorithm")  # as much the optimiser's as its rate
+            trainer |= {name: checkpoint.info[name] for name in clipping if name in checkpoint.info}
             proposed["compile"] = checkpoint.info.get("compiled", False)  # one rounds otherwise than the other
             data |= _counted(checkpoint.data)
         return proposed, {"model": model, "data": data}

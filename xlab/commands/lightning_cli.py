@@ -121,6 +121,10 @@ class XLabCLI(LightningCLI):
             value = getattr(asked, name)
             if isinstance(value, int | float) and value <= 0:
                 raise ConfigError(f"trainer.{name} must be above 0, got {value}")
+        if asked.gradient_clip_val is not None and asked.gradient_clip_val < 0:
+            raise ConfigError(
+                f"trainer.gradient_clip_val must be at least 0, got {asked.gradient_clip_val}; null clips nothing"
+            )
         if self.subcommand == "fit" and asked.max_steps == -1 and asked.max_epochs is None and asked.max_time is None:
             raise ConfigError("the run has no end; set trainer.max_steps, trainer.max_epochs or trainer.max_time")
         if asked.use_distributed_sampler:
