@@ -165,7 +165,7 @@ def test_an_average_may_begin_where_a_run_without_one_is_resumed(corpus: Path, t
 
 
 def test_two_averages_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="EMA and OptimizersAverage would each average the weights"):
+    with pytest.raises(ConfigError, match=r"EMA and model\.optimizer would each average the weights"):
         make_trainer(tmp_path, 3, EMA()).fit(make_model(**schedule_free()), datamodule=make_data(corpus))
 
 

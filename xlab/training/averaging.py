@@ -23,6 +23,11 @@ class AveragedWeights(Callback):
     def __init__(self) -> None:
         self._aside: dict[str, Tensor] | None = None  # the trained weights while the average lies over them
 
+    @property
+    def setting(self) -> str:
+        """What a user knows it by."""
+        return type(self).__name__
+
     @abstractmethod
     def lay_average(self, trainer: Trainer, weights: dict[str, nn.Parameter]) -> None:
         """Overwrite trained weights with their average."""
@@ -31,9 +36,9 @@ class AveragedWeights(Callback):
         """Do what has to be done before the trained weights are copied back."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        kinds = [type(each).__name__ for each in _averages(trainer)]
-        if stage == "fit" and len(kinds) > 1:
-            raise ConfigError(f"{' and '.join(kinds)} would each average the weights; take one of them out")
+        names = [each.setting for each in _averages(trainer)]
+        if stage == "fit" and len(names) > 1:
+            raise ConfigError(f"{' and '.join(names)} would each average the weights; take one out, or choose another")
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if any(hasattr(weight, "to_local") for weight in pl_module.parameters()):  # a DTensor

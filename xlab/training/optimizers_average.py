@@ -10,6 +10,10 @@ from xlab.training.schedule_free import TwoFaced
 class OptimizersAverage(AveragedWeights):
     """Validate and save the weights that the optimiser itself keeps for that; ``XLabModel`` brings it along."""
 
+    @property
+    def setting(self) -> str:
+        return "model.optimizer"
+
     def lay_average(self, trainer: Trainer, weights: dict[str, nn.Parameter]) -> None:
         for optimizer in _two_faced(trainer):
             optimizer.eval()
