@@ -60,6 +60,7 @@ def test_the_newest_runs_last_one_is_gone_on_from(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     for run in (2, 10, 11):  # the newest was killed before it wrote one
         (tmp_path / "logs" / f"version_{run}" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "logs" / "version_11" / "checkpoints" / "last.ckpt").mkdir()  # nor are its shards whole
     for run in (2, 10):
         (tmp_path / "logs" / f"version_{run}" / "checkpoints" / "last.ckpt").touch()
     found = last_checkpoint(tmp_path)

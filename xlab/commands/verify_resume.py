@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from xlab.commands.console import DEBUG_OPTION, one_line_errors
+from xlab.commands.console import DEBUG_OPTION, ended_by_signals, one_line_errors
 from xlab.commands.data_settings import PASSED_ON, settings_only
 from xlab.errors import ConfigError
 
@@ -41,7 +41,7 @@ def verify_resume(settings: tuple[str, ...], allow_module: tuple[str, ...], debu
     losses, the final weights and the optimiser are compared bit for bit; with --resume-devices, to rounding. Status 0:
     exact. Status 1: not, and the first difference is printed.
     """
-    with one_line_errors("manage.py verify-resume", debug=debug):
+    with one_line_errors("manage.py verify-resume", debug=debug), ended_by_signals():
         from xlab import checkpoints
         from xlab.lab.resume import Trial, verify
 

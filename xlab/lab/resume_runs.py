@@ -14,6 +14,7 @@ from typing import Any
 
 from xlab.errors import ConfigError
 from xlab.lab.resume_recorder import HELD, RunRecorder
+from xlab.sharded_checkpoints import is_sharded
 
 Record = dict[str, Any]
 _LOOK_EVERY = 0.01  # seconds between two looks at whether a process has reached the place to be killed at
@@ -101,7 +102,8 @@ def train(
 
 def last_checkpoint(root: Path) -> Path | None:
     """Give the ``last.ckpt`` of the newest run that has one."""
-    paths = root.glob("logs/version_*/checkpoints/last.ckpt")
+    found = root.glob("logs/version_*/checkpoints/last.ckpt")
+    paths = [path for path in found if path.is_file() or is_sharded(path)]  # a folder may be half made
     return max(paths, key=lambda path: int(path.parts[-3].partition("_")[2]), default=None)
 
 
