@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "factories": set(),
     "training": {"transformer", "data"},
     "shard_reading": set(),
-    "sharded_checkpoints": {"shard_reading"},
+    "sharded_checkpoints": {"shard_reading", "checkpoint_writing"},
     "setting_names": set(),
     "trusted_classes": {"setting_names", "factories"},
     "checkpoint_writing": set(),

@@ -22,7 +22,8 @@ class WholeFiles(TorchCheckpointIO):
         path = checkpoints.find(path)
         if sharded_checkpoints.is_sharded(path):
             return sharded_checkpoints.read(path, with_optimizer=True)
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
+        with sharded_checkpoints.readable(path):
+            loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
         return loaded
 
 

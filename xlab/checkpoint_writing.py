@@ -20,7 +20,7 @@ def write(content: Mapping[str, Any], path: str | Path) -> None:
     """
     path = Path(path)
     try:
-        with _renamed_when_whole(path) as temporary, open(temporary, "wb") as file:
+        with renamed_when_whole(path) as temporary, open(temporary, "wb") as file:
             torch.save(dict(content), file)
             file.flush()
             os.fsync(file.fileno())
@@ -32,7 +32,8 @@ def write(content: Mapping[str, Any], path: str | Path) -> None:
 
 
 @contextlib.contextmanager
-def _renamed_when_whole(path: Path) -> Iterator[str]:
+def renamed_when_whole(path: Path) -> Iterator[str]:
+    """Give a temporary file's name beside ``path``, which becomes ``path`` at the end, or goes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     os.close(handle)

@@ -10,7 +10,6 @@ import copy
 import os
 import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from xlab.checkpoint_writing import renamed_when_whole
 from xlab.errors import CheckpointError
 
 META = "meta.pt"
@@ -233,20 +233,10 @@ def _commit(meta: Mapping[str, Any], folder: Path) -> None:
         return
     path = folder.parent
     content = {**meta, LAYOUT: {**meta[LAYOUT], "folder": folder.name}}
-    handle, temporary = tempfile.mkstemp(dir=path, prefix=f".{META}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
-        os.replace(temporary, path / META)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with renamed_when_whole(path / META) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
     for shards in path.glob(f"{SHARDS}*"):
         if shards != folder:
             shutil.rmtree(shards, ignore_errors=True)

@@ -20,7 +20,7 @@ class Throughput(Callback):
     """Log ``tokens_per_s`` over all ranks, ``mfu`` and ``memory_bytes``; validating and saving take no training time.
 
     With each validation ``tokens`` and ``train_seconds`` are logged, all that were spent until then; a resumed run
-    counts on.
+    counts on. They are the first rank's, times the ranks: where batches differ in shape, an estimate.
 
     Args:
         peak: what the share of peak FLOPs (MFU; Chowdhery et al. 2022, arXiv 2204.02311, appendix B) is a share of,
