@@ -134,7 +134,7 @@ def test_a_long_first_answer_loses_its_end_and_a_long_prompt_everything(tokenize
         ),
         ("{{ raise_exception('no\nway') }}", "here: the chat template does not take these messages: no way$"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "does not take these messages: maximum recursion depth"),
-        ("{{ 'x' * 10**15 }}", "does not take these messages: MemoryError"),
+        ("{{ 'x' * 10**15 }}", "does not take these messages: it goes on beyond 200,000 steps"),
         ("{{ messages[0].content }}", "here: the chat template writes nothing of message 1, which is the assistant's"),
     ],
 )

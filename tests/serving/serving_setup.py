@@ -144,7 +144,7 @@ def running(
         yield Running(url, service, server, checkpoint)
     finally:
         server.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(PATIENCE if must_end else 1.0)
         listener.close()
     assert not (must_end and thread.is_alive())
 
