@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.options import positive, progress
+from benchmarks.options import parser_of, positive, progress
 from xlab.commands.ablate import members_of
 from xlab.commands.trial_settings import StepCounter, base_of
 from xlab.commands.verify_resume import fit_command
@@ -89,12 +89,7 @@ def _contrast(folder: Path, baseline: str, variant: str) -> Contrast:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.aa_test",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("aa_test", __doc__)
     parser.add_argument("-o", "--output", type=Path, default=Path("aa_test"), help="folder of the runs")
     parser.add_argument("--pairs", type=positive, default=20, help="of each kind (%(default)s)")
     parser.add_argument("--seeds", type=positive, default=3, help="of each variant (%(default)s)")

@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.data_corpus import Written, make_up_corpus, read_texts, simulate_store, write_corpus
 from benchmarks.data_report import NOT_MEASURED, Report, as_markdown, as_text
 from benchmarks.machine import describe_commit, describe_machine, threads_available, today
-from benchmarks.options import positive, progress
+from benchmarks.options import add_report_options, add_rounds, parser_of, positive, progress, write_report
 from benchmarks.turns import Answer, Player, PlayerError, take_turns
 
 ROOT = Path(__file__).parent.parent
@@ -133,10 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "benchmarks.data_speed", *arguments])
     report = {"benchmark": "data_speed", "command": command, "quick": args.quick, **report}
     print(as_text(report))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        print(f"Written to {args.json}", file=sys.stderr)
+    write_report(report, args.json)
     return 0
 
 
@@ -225,18 +222,12 @@ def _resume(bench: Bench) -> list[Answer] | dict[str, str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.data_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("data_speed", __doc__)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="PART", help=f"of {', '.join(PARTS)}")
-    parser.add_argument("--rounds", type=positive, help="turns of each contender (5; 2 with --quick)")
+    add_rounds(parser, 5, quick=2)
     parser.add_argument("--threads", type=positive, default=threads_available(), help="of each (%(default)s)")
     parser.add_argument("--scratch", type=Path, metavar="PATH", help="where the work goes on (the system's /tmp)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures and every round there")
-    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the tables of such a file; run nothing")
-    parser.add_argument("--quick", action="store_true", help="a tiny corpus, to see that everything runs")
+    add_report_options(parser, quick="a tiny corpus")
     return parser
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.layout import as_markdown_table
 from benchmarks.machine import describe_commit, describe_machine, threads_available, today
-from benchmarks.options import positive, progress
+from benchmarks.options import add_report_options, add_rounds, parser_of, positive, progress, write_report
 from xlab.commands.verify_resume import fit_command
 from xlab.lab.runs import find_runs
 
@@ -145,26 +145,16 @@ def main(arguments: list[str] | None = None) -> int:
         "rounds": [asdict(one) for one in found],
     }
     print(as_markdown(report))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        print(f"Written to {args.json}", file=sys.stderr)
+    write_report(report, args.json)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ddp_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    parser.add_argument("--rounds", type=positive, help="turns of each (5; 1 with --quick)")
+    parser = parser_of("ddp_speed", __doc__)
+    add_rounds(parser, 5, quick=1)
     parser.add_argument("--ranks", type=positive, help="processes, and threads of the one (as many as cores)")
     parser.add_argument("--steps", type=positive, help="of a run (60; 20 with --quick)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures and every round there")
-    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the table of such a file; run nothing")
-    parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")
+    add_report_options(parser)
     return parser
 
 

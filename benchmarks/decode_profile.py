@@ -6,7 +6,6 @@ faster than in a model, whose other work drives them out of the caches, so both 
 """
 
 import argparse
-import json
 import resource
 import statistics
 import sys
@@ -21,7 +20,7 @@ from benchmarks.decode_engines import DTYPES, packed, products, xlab_decoder
 from benchmarks.decode_shape import SHAPES, TINY, Shape, Work
 from benchmarks.layout import as_columns, as_markdown_table
 from benchmarks.machine import describe_commit, describe_machine, threads_available, today
-from benchmarks.options import positive, progress
+from benchmarks.options import positive, progress, write_report
 
 ROOT = Path(__file__).parent.parent
 ENGINES = ("bf16", "bf16-compiled", "int8", "int8-compiled")
@@ -56,9 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"{machine['processor']}, {machine['cores']} cores, {args.threads} threads; torch {report['torch']}.")
     for name, engines in report["shapes"].items():
         print(f"\n{name}\n\n{layout(HEADINGS, [_row(engine, found) for engine, found in engines.items()])}")
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=1) + "\n")
+    write_report(report, args.json)
     return 0
 
 

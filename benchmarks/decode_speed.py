@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.decode_report import LIMITS, NOT_MEASURED, Match, Report, as_markdown, as_text, figures
 from benchmarks.decode_shape import SHAPES, TINY, WORKS, Shape, Work
 from benchmarks.machine import describe_commit, describe_machine, today
-from benchmarks.options import add_run_options, progress
+from benchmarks.options import add_run_options, parser_of, progress, write_report
 from benchmarks.turns import Answer, Player, PlayerError, take_turns
 
 ROOT = Path(__file__).parent.parent
@@ -76,8 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
                 return 1
             report["matches"].append({"shape_name": shape_name, "work_name": work_name, **match})
             report["versions"] = list(dict.fromkeys([*report["versions"], *versions]))
-            if args.json:
-                _write(report, args.json)
+            write_report(report, args.json)
     print(as_text(report))
     broken = [entry for match in report["matches"] for entry in match["contenders"].values() if entry.get("broken")]
     return int(bool(broken))
@@ -154,18 +153,8 @@ def _start(
     return player, introduction
 
 
-def _write(report: Report, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    progress(f"written to {path}")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decode_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("decode_speed", __doc__)
     only = [*ENGINES, *CONTENDERS]
     parser.add_argument("--only", nargs="+", choices=only, metavar="NAME", help=f"of {', '.join(only)}")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES), help="(all)")

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import describe_commit, describe_machine, threads_available, today
-from benchmarks.options import positive, progress
+from benchmarks.options import add_report_options, parser_of, positive, progress, write_report
 from benchmarks.recipe_report import Report, as_markdown, as_text, figures
 from benchmarks.recipe_speed import keep_speed, known_speed, time_recipes
 from xlab.commands.ablate import members_of
@@ -86,9 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     report["command"] = shlex.join(["python", "-m", "benchmarks.recipe_quality", *arguments])
     print(as_text(report))
-    path = args.json or args.output / "recipe_quality.json"
-    path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"Written to {path}", file=sys.stderr)
+    write_report(report, args.json or args.output / "recipe_quality.json")
     return int(bool(report["failed"]))
 
 
@@ -157,12 +155,7 @@ def _corpus(files: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.recipe_quality",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_of("recipe_quality", __doc__)
     every = tuple(RECIPES)
     parser.add_argument("--recipes", nargs="+", choices=every, default=every, metavar="NAME", help="(%(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("recipe_quality"), help="folder of the runs")
@@ -172,9 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--parallel", type=positive, default=1, help="runs at once (%(default)s)")
     parser.add_argument("--speed", action="store_true", help="time steps in turns afterwards; leave the machine alone")
     parser.add_argument("--rounds", type=positive, default=5, help="of these turns (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
-    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the tables of such a file; run nothing")
-    parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")
+    add_report_options(parser)
     return parser
 
 

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.machine import describe_commit, describe_machine, today
-from benchmarks.options import add_run_options, positive, progress
+from benchmarks.options import add_run_options, parser_of, positive, progress, write_report
 from benchmarks.serve_field import PEERS_PYTHON, ROOT, Field, make_model
 from benchmarks.serve_report import CONTENDERS, NOT_MEASURED, OFFLINE, OURS, Report, as_markdown, as_text, is_sound
 from benchmarks.serve_servers import Server, ServerError
@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, report: Report, plan: Plan, folder: Path) -> 
                 match, versions = field.play(names, servers, plan.loads[clients], rounds=report["rounds"])
                 report["matches"].append(match)
                 report["versions"] = list(dict.fromkeys([*report["versions"], *versions]))
-                _write(report, args.json)
+                write_report(report, args.json)
             if expect and precision == args.precisions[0]:
                 server = servers[OURS]
                 if not isinstance(server, Server):
@@ -98,26 +98,15 @@ def _try(args: argparse.Namespace, report: Report, plan: Plan, server: Server, f
     if args.soak:
         progress(f"soak: {args.soak} requests")
         report["soak"] = {**about, **soak(server, plan.soak(args.soak), expected)}
-        _write(report, args.json)
+        write_report(report, args.json)
     if args.flood:
         progress(f"flood: {plan.flood.requests} requests")
         report["flood"] = {**about, **flood(server, plan.flood, expected)}
-        _write(report, args.json)
-
-
-def _write(report: Report, path: Path | None) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        progress(f"written to {path}")
+        write_report(report, args.json)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serve_load",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("serve_load", __doc__)
     names = ", ".join(CONTENDERS)
     parser.add_argument(
         "--only", nargs="+", choices=CONTENDERS, default=[*CONTENDERS], metavar="NAME", help=f"of {names}"

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.data_memory import resident
 from benchmarks.layout import as_columns, as_markdown_table
 from benchmarks.machine import describe_commit, describe_machine, threads_available, today
-from benchmarks.options import positive, progress
+from benchmarks.options import add_report_options, parser_of, positive, progress, write_report
 from benchmarks.train_shape import TINY, Shape
 from benchmarks.turns import Answer, Player, PlayerError, serve
 
@@ -63,9 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         "ways": ways,
     }
     print(as_text(report))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write_report(report, args.json)
     return 0
 
 
@@ -162,15 +160,9 @@ def as_text(report: dict[str, Any], *, table: Callable[..., str] = as_columns) -
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step_memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("step_memory", __doc__)
     parser.add_argument("--threads", type=positive, default=threads_available(), help="of each (%(default)s)")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write the figures there")
-    parser.add_argument("--markdown", type=Path, metavar="PATH", help="print the table of such a file; run nothing")
-    parser.add_argument("--quick", action="store_true", help="a tiny shape, to see that everything runs")
+    add_report_options(parser)
     parser.add_argument("--worker", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--shape", help=argparse.SUPPRESS)
     return parser

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.machine import describe_commit, describe_machine, today
-from benchmarks.options import add_run_options, progress
+from benchmarks.options import add_run_options, parser_of, progress, write_report
 from benchmarks.train_report import NOT_MEASURED, Report, as_markdown, as_text, figures
 from benchmarks.train_shape import TINY, Shape
 from benchmarks.turns import Answer, Player, PlayerError, take_turns
@@ -53,10 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = shlex.join(["python", "-m", "benchmarks.train_speed", *arguments])
     report = {"benchmark": "train_speed", "command": command, "quick": args.quick, **report}
     print(as_text(report))
-    if args.json:
-        args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        print(f"Written to {args.json}", file=sys.stderr)
+    write_report(report, args.json)
     return int(any(entry.get("broken") for entry in report["contenders"].values()))
 
 
@@ -139,11 +136,7 @@ def _start(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.train_speed",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("train_speed", __doc__)
     models = [*CONTENDERS, "xlab", "litgpt", "llama"]
     parser.add_argument("--only", nargs="+", choices=models, metavar="NAME", help=f"of {', '.join(models)}")
     add_run_options(parser, rounds=7, peers_python=PEERS_PYTHON)
