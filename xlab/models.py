@@ -153,7 +153,6 @@ class XLabModel(LightningModule):
         self._mixtures = mixtures(self.decoder)
         self.sharding: Sharding | None = None  # of the weights over ranks, where a strategy asks for it
         self.step_sums = StepSums()  # of the optimiser step being accumulated
-        self._is_whole_step = False  # whether the micro-batch is a step by itself
         self._gradient_norm: Tensor  # of the step's gradients, before clipping: a scalar
         self._resumed: list[dict[str, Any]] | None = None  # what on_save_checkpoint kept, until the first batch
 
@@ -226,31 +225,26 @@ class XLabModel(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Give a micro-batch's share of the step's loss, scaled for a mean over all of the step's tokens.
 
-        Of a step that other micro-batches or ranks share, the number of tokens is not known yet: the sum is divided by
-        a nominal count, max_len, here, and the gradients are corrected in ``on_before_optimizer_step``.
+        The number of tokens in the whole step is not known yet, so the sum is divided by a nominal count, max_len,
+        here, and the gradients are corrected in ``on_before_optimizer_step``.
         """
         loss = self.training_pass(batch)
         tokens = (batch["targets"] != IGNORED).sum()
         routing = take_routing(self._mixtures)
-        shared = self.trainer.world_size > 1 or self.trainer.accumulate_grad_batches > 1
-        # a step that was begun before the run was resumed has gradients already
-        self._is_whole_step = not shared and self.step_sums.loss is None
         self.step_sums.add(loss, tokens, routing)
         # What experts add is a mean over the micro-batch, so it counts once for each predicted token: the step's is the
         # mean of its micro-batches' by their tokens. Balance is a product of two means, and what it would be over the
         # whole step cannot be told from its parts.
-        loss = loss if routing is None else loss + tokens * routing.loss
-        return loss / (tokens.clamp(min=1) if self._is_whole_step else self.max_len)
+        return (loss if routing is None else loss + tokens * routing.loss) / self.max_len
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Turn the gradients of nominal means into those of the mean over the step's tokens, on all ranks."""
         loss, tokens, *routing = self.step_sums.take(self.trainer)
         _, data_size = data_ranks(self.trainer)
+        # Lightning divided by the accumulation, DDP and FSDP by the ranks that share the data
+        divided = self.max_len * self.trainer.accumulate_grad_batches * data_size
         gradients = self._gradients()
-        if not self._is_whole_step:
-            # Lightning divided by the accumulation, DDP and FSDP by the ranks that share the data
-            divided = self.max_len * self.trainer.accumulate_grad_batches * data_size
-            torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
+        torch._foreach_mul_(gradients, divided / max(tokens, 1.0))
         self._gradient_norm = gradient_norm(gradients) if self.sharding is None else self.sharding.gradient_norm(self)
         figures = StepFigures(self.trainer.global_step, loss / max(tokens, 1.0), float(self._gradient_norm))
         if not accepted(self.trainer, figures):
