@@ -125,6 +125,8 @@ def main(folder: Path, n_forked: int = 0) -> None:
     seen = four(folder) if n_forked else two(folder)
     if torch.distributed.get_rank() == 0:
         (folder / f"seen.{torch.distributed.get_world_size()}.json").write_text(json.dumps(seen))
+    torch.distributed.barrier()  # who ends while another still talks to it may abort it
+    torch.distributed.destroy_process_group()
 
 
 def fork(n_ranks: int) -> None:
